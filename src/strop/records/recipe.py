@@ -1,0 +1,78 @@
+"""Technique steps plus one deployment: all that it takes to build a candidate again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from strop.records._base import Record
+
+
+class Step(Record):
+    """One technique applied with given parameters."""
+
+    technique: str
+    version: int = 1
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value}" for key, value in sorted(self.params.items()))
+        return f"{self.technique}({shown})" if shown else self.technique
+
+
+class Deployment(Record):
+    """Where and how the built model runs.
+
+    Attributes
+    ----------
+    engine
+        The engine's name, as its entry point spells it.
+    options
+        Engine options (precision hint, graph level …), as `Engine.space` names them.
+    device
+        ``cpu``, or what the engine calls its device.
+    threads
+        Intra-op threads of one inference; None means all cores granted.
+    streams
+        Inferences that run at once inside one session.
+    batch
+        The batch size that timings use.
+    """
+
+    engine: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    device: str = "cpu"
+    threads: int | None = None
+    streams: int = 1
+    batch: int = 1
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
+        return f"{self.engine}({shown})" if shown else self.engine
+
+
+class Recipe(Record):
+    """A candidate as plain data; equal recipes have equal ids.
+
+    Examples
+    --------
+    >>> recipe = Recipe(steps=(Step(technique="fp16"),), deploy=Deployment(engine="onnxruntime"))
+    >>> str(recipe)
+    'fp16 → onnxruntime'
+    >>> len(recipe.id)
+    12
+    """
+
+    schema_version: int = Field(default=1, alias="schema")
+    steps: tuple[Step, ...] = ()
+    deploy: Deployment
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """The first 12 hexadecimal digits of the canonical JSON's sha256."""
+        return self.digest[:12]
+
+    def __str__(self) -> str:
+        return " → ".join([*map(str, self.steps), str(self.deploy)])

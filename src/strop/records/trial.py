@@ -1,0 +1,47 @@
+"""One recipe tried: how far it came, what it cost, and why it stopped."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from strop.records._base import Record
+from strop.records.evidence import Evidence
+from strop.records.recipe import Recipe
+
+Status = Literal["built", "alive", "dropped", "failed", "front", "chosen"]
+Stage = Literal["check", "build", "screen", "evaluate", "time", "prove"]
+
+
+class Trial(Record):
+    """One line of the search's history.
+
+    Attributes
+    ----------
+    number
+        Order of proposal, from 0.
+    status
+        ``failed`` (it could not be built or run), ``dropped`` (it lost a race: `reason` says
+        which), ``alive`` (still in the race), ``front`` (on the Pareto front), ``chosen``.
+    stage
+        The last stage that it reached.
+    reason
+        Why it failed or was dropped; empty otherwise.
+    equivalent
+        Whether its recipe can only claim equivalence (no step changes the numbers on purpose).
+    artifact_digest
+        Digest of what was built: two recipes with the same artefact are one candidate.
+    seconds
+        Wall seconds by stage.
+    """
+
+    number: int
+    recipe: Recipe
+    status: Status
+    stage: Stage
+    reason: str = ""
+    equivalent: bool = False
+    artifact_digest: str | None = None
+    evidence: Evidence = Evidence()
+    seconds: dict[str, float] = Field(default_factory=dict)
