@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from strop.workers import Child
+
+
+@pytest.fixture(autouse=True)
+def _handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children find ``handlers`` first on the path that they are given."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    with Child(name="test") as child:
+        yield child
+
+
+@pytest.fixture
+def gone() -> Callable[[int], bool]:
+    """Whether a process ends, or is a zombie nobody has reaped yet, within five seconds."""
+
+    def gone(pid: int) -> bool:
+        give_up = time.monotonic() + 5
+        while time.monotonic() < give_up:
+            try:
+                os.kill(pid, 0)
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    return True
+            except (ProcessLookupError, FileNotFoundError):
+                return True
+            time.sleep(0.01)
+        return False
+
+    return gone
