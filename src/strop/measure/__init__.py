@@ -1,0 +1,45 @@
+"""Latency, throughput, memory and the machine they were measured on.
+
+Whatever is timed runs in a process of its own, pinned to the CPUs granted, and nothing else that
+was started here runs meanwhile: :func:`pair` gives the figures that a claim may rest on,
+:func:`screen` and :class:`Arena` the ones that order candidates.
+"""
+
+from strop.measure.arena import Arena, ScreenTiming, screen
+from strop.measure.latency import curve, speedup, summarise
+from strop.measure.machine import describe, granted_cpus
+from strop.measure.memory import file_bytes, footprint, peak, weights_bytes
+from strop.measure.noise import NoiseFloor, machine_noise, noise_floor
+from strop.measure.pairs import PairTiming, TimingFailed, pair
+from strop.measure.roofline import Bound, Roofline, bound, peaks
+from strop.measure.streams import Throughput, throughput
+from strop.measure.subject import Subject, batch_size
+
+__all__ = [
+    "Arena",
+    "Bound",
+    "NoiseFloor",
+    "PairTiming",
+    "Roofline",
+    "ScreenTiming",
+    "Subject",
+    "Throughput",
+    "TimingFailed",
+    "batch_size",
+    "bound",
+    "curve",
+    "describe",
+    "file_bytes",
+    "footprint",
+    "granted_cpus",
+    "machine_noise",
+    "noise_floor",
+    "pair",
+    "peak",
+    "peaks",
+    "screen",
+    "speedup",
+    "summarise",
+    "throughput",
+    "weights_bytes",
+]

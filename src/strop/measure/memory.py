@@ -1,0 +1,132 @@
+"""Three numbers, named: peak resident memory, the weights' bytes, the file's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject
+from strop.records import Memory, SessionSpec
+
+_CALLS = 3  # arenas reach their size within the first calls
+_FOUR_BITS = ("INT4", "UINT4", "FLOAT4E2M1")
+_TWO_BITS = ("INT2", "UINT2")
+
+
+def peak(
+    spec: SessionSpec,
+    inputs: Inputs,
+    payload: bytes | None = None,
+    *,
+    cpus: Sequence[int] | None = None,
+    deadline: float | None = None,
+    patience: float = PATIENCE,
+    memory_limit: int | None = None,
+    loader: str = LOADER,
+) -> int:
+    """Bytes that loading and running the session adds to a process, at its peak.
+
+    The largest resident set (``VmHWM``) of a fresh process that loads the session and runs it
+    three times, minus that of a process that has only imported numpy and the few modules of strop
+    that every timed process imports: engine libraries count, strop does not.
+
+    Raises
+    ------
+    ChildError
+        When the session fails, dies, hangs or outgrows `memory_limit`.
+    """
+
+    def fresh() -> Subject:
+        return Subject(
+            "memory",
+            spec,
+            inputs,
+            payload=payload,
+            cpus=cpus,
+            deadline=deadline,
+            patience=patience,
+            memory_limit=memory_limit,
+            loader=loader,
+        )
+
+    with fresh() as bare:
+        bare.idle()
+        baseline = bare.peak_rss()
+    with fresh() as subject:
+        subject.load()
+        subject.run(_CALLS)
+        return max(subject.peak_rss() - baseline, 0)
+
+
+def footprint(artifact: Path, peak: int | None = None) -> Memory:
+    """The record of an artefact on disk, with a peak if one was measured."""
+    return Memory(peak=peak, weights=weights_bytes(artifact), file=file_bytes(artifact))
+
+
+def file_bytes(artifact: Path) -> int:
+    """Bytes on disk of an artefact: a folder, or its main file with the files that belong to it.
+
+    To ``model.xml`` belongs ``model.bin``, to ``model.onnx`` ``model.onnx.data``: whatever starts
+    with the main file's name up to its suffix and a dot.
+    """
+    return sum(file.stat().st_size for file in _files(artifact))
+
+
+def weights_bytes(artifact: Path) -> int | None:
+    """Bytes of the weights in an ONNX or OpenVINO artefact; None where they cannot be told.
+
+    ONNX: the initialisers and constants of the graph and its subgraphs, by shape and type.
+    OpenVINO: the ``.bin`` file, which holds nothing else.
+    """
+    files = _files(artifact)
+    binary = [file for file in files if file.suffix == ".bin" and file.with_suffix(".xml") in files]
+    if binary:
+        return sum(file.stat().st_size for file in binary)
+    models = [file for file in files if file.suffix == ".onnx"]
+    if len(models) != 1:
+        return None
+    import onnx
+
+    return _graph_bytes(onnx.load(models[0], load_external_data=False).graph)
+
+
+def _files(artifact: Path) -> list[Path]:
+    if artifact.is_dir():
+        return sorted(file for file in artifact.rglob("*") if file.is_file())
+    return sorted(artifact.parent.glob(f"{_escaped(artifact.stem)}.*"))
+
+
+def _escaped(name: str) -> str:
+    import glob
+
+    return glob.escape(name)
+
+
+def _graph_bytes(graph: Any) -> int:
+    total = sum(_tensor_bytes(tensor) for tensor in graph.initializer)
+    for tensor in graph.sparse_initializer:
+        total += _tensor_bytes(tensor.values) + _tensor_bytes(tensor.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                total += _tensor_bytes(attribute.t)
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                total += _graph_bytes(inner)
+    return total
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    from onnx import TensorProto, helper
+
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    name = TensorProto.DataType.Name(tensor.data_type)
+    if name == "STRING":
+        return sum(len(text) for text in tensor.string_data)
+    if name in _TWO_BITS:
+        return -(-count // 4)
+    if name in _FOUR_BITS:
+        return -(-count // 2)
+    return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

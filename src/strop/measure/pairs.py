@@ -1,0 +1,233 @@
+"""Two sessions timed against each other, launch by launch: the figures that a speed-up rests on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from strop.errors import StropError
+from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject, batch_size
+from strop.proof.speed import launch_log_ratio
+from strop.records import SessionSpec
+from strop.workers import ChildError
+
+Side = Literal["a", "b"]
+
+_ABBA: tuple[Side, ...] = ("a", "b", "b", "a")
+_BAAB: tuple[Side, ...] = ("b", "a", "a", "b")
+_SLACK = 1.1  # a launch may take so many times as long as the longest before it
+
+
+@dataclass(frozen=True)
+class PairTiming:
+    """Timings of two sessions, `a` the reference and `b` the candidate.
+
+    Attributes
+    ----------
+    log_ratios
+        float64[launches]: the log of a's time over b's, one a launch; positive where b is faster.
+    quads
+        Per launch float64[quads, 4]: median seconds of a call in the blocks a, b, b, a.
+    a_seconds, b_seconds
+        Per launch float64[calls]: seconds of every timed call.
+    batch
+        Examples a call.
+    shortened
+        Whether the deadline left fewer launches or quads than were asked for.
+    settled
+        Whether every warm-up settled before its time was up.
+    """
+
+    log_ratios: np.ndarray
+    quads: tuple[np.ndarray, ...]
+    a_seconds: tuple[np.ndarray, ...]
+    b_seconds: tuple[np.ndarray, ...]
+    batch: int
+    shortened: bool
+    settled: bool
+
+    @property
+    def launches(self) -> int:
+        """Pairs of fresh processes that were timed."""
+        return len(self.log_ratios)
+
+
+class TimingFailed(StropError):
+    """One of the two sessions failed while it was timed.
+
+    Attributes
+    ----------
+    side
+        Which: ``a`` or ``b``.
+    error
+        How it failed.
+    """
+
+    def __init__(self, side: Side, error: ChildError) -> None:
+        super().__init__(f"timing failed: {error.message}", hint=error.hint)
+        self.side = side
+        self.error = error
+
+
+def pair(
+    a: SessionSpec,
+    b: SessionSpec,
+    inputs: Inputs,
+    *,
+    launches: int = 10,
+    quads: int = 4,
+    seconds_per_block: float = 0.05,
+    warmup_seconds: float = 3.0,
+    payloads: tuple[bytes | None, bytes | None] | None = None,
+    cpus: Sequence[int] | None = None,
+    deadline: float | None = None,
+    emit: Callable[[str], None] | None = None,
+    patience: float = PATIENCE,
+    memory_limit: int | None = None,
+    loader: str = LOADER,
+) -> PairTiming:
+    """Time `b` against `a` over fresh launches, each of ABBA quads.
+
+    A launch starts two fresh processes, one a session, each warmed until its running median
+    settles. In each slot of a quad one of them is timed while the other stands stopped. The
+    launch's figure is the median over its quads (:func:`strop.proof.launch_log_ratio`); launches,
+    not calls, are the independent units (Kalibera and Jones, ISMM 2013).
+
+    It ends: every step has a timeout, warm-ups and blocks are bounded, and no number of calls is
+    taken until some noise level is met. A noisy machine gives wider intervals instead.
+
+    Parameters
+    ----------
+    a, b
+        The reference and the candidate; they may be the same for an A/A run.
+    inputs
+        One batch of arrays by input name, for both.
+    launches, quads
+        Pairs of processes, and ABBA quads in each.
+    seconds_per_block
+        A block lasts so long, and three calls at least.
+    warmup_seconds
+        The longest warm-up.
+    payloads
+        Pickled modules for `a` and `b`, where their engine needs one.
+    cpus
+        The CPUs to pin both to; None means all granted ones.
+    deadline
+        A `time.monotonic` value. As it nears, fewer launches are made and `shortened` is set.
+    emit
+        Takes a short line for the progress view at every launch.
+    patience
+        Seconds that one inference, or loading, may take.
+    memory_limit
+        Bytes of resident memory beyond which a session counts as failed.
+
+    Raises
+    ------
+    TimingFailed
+        When a session fails, dies or hangs in any launch: what crashes in one launch of ten is
+        not to be delivered.
+    """
+    specs: dict[Side, SessionSpec] = {"a": a, "b": b}
+    given: dict[Side, bytes | None] = dict(zip(specs, payloads or (None, None), strict=True))
+    done: list[_Launch] = []
+    longest = 0.0
+    shortened = False
+    for number in range(launches):
+        start = time.monotonic()
+        if deadline is not None and start + _SLACK * longest >= deadline:
+            shortened = True
+            break
+        if emit is not None:
+            emit(f"timing launch {number + 1} of {launches}")
+        with contextlib.ExitStack() as stack:
+            # Both interpreters start at once; everything after that takes turns.
+            subjects = {
+                side: stack.enter_context(
+                    Subject(
+                        f"timing {side}",
+                        spec,
+                        inputs,
+                        payload=given[side],
+                        cpus=cpus,
+                        deadline=deadline,
+                        patience=patience,
+                        memory_limit=memory_limit,
+                        loader=loader,
+                    )
+                )
+                for side, spec in _in_turn(specs, number)
+            }
+            launch = _Launch(subjects, deadline)
+            shortened = not launch.time(quads, seconds_per_block, warmup_seconds)
+        if launch.quads:
+            done.append(launch)
+        if shortened:
+            break
+        longest = max(longest, time.monotonic() - start)
+    return PairTiming(
+        log_ratios=np.array([launch_log_ratio(launch.quads) for launch in done]),
+        quads=tuple(np.array(launch.quads) for launch in done),
+        a_seconds=tuple(np.concatenate(launch.seconds["a"]) for launch in done),
+        b_seconds=tuple(np.concatenate(launch.seconds["b"]) for launch in done),
+        batch=batch_size(inputs),
+        shortened=shortened,
+        settled=all(launch.settled for launch in done),
+    )
+
+
+class _Launch:
+    """Two fresh processes, timed in turns until the quads are done or the deadline is here."""
+
+    def __init__(self, subjects: dict[Side, Subject], deadline: float | None) -> None:
+        self.quads: list[list[float]] = []
+        self.seconds: dict[Side, list[np.ndarray]] = {"a": [], "b": []}
+        self.settled = True
+        self._subjects = subjects
+        self._deadline = deadline
+
+    def time(self, quads: int, seconds: float, warmup: float) -> bool:
+        """Whether all quads were done."""
+        try:
+            for side, subject in self._subjects.items():
+                with _blaming(side):
+                    subject.load()
+            for side, subject in self._subjects.items():
+                with _blaming(side):
+                    self.settled &= subject.warm(warmup).settled
+            for number in range(quads):
+                # Every other quad is mirrored, so that neither session always comes second.
+                self._time_quad(_BAAB if number % 2 else _ABBA, seconds)
+        except TimingFailed:
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                return False  # cut off by the clock, which says nothing about the session
+            raise
+        return True
+
+    def _time_quad(self, order: tuple[Side, ...], seconds: float) -> None:
+        blocks: dict[Side, list[np.ndarray]] = {"a": [], "b": []}
+        for side in order:
+            with _blaming(side):
+                blocks[side].append(self._subjects[side].block(seconds))
+        (a1, a2), (b1, b2) = blocks["a"], blocks["b"]
+        self.quads.append([float(np.median(block)) for block in (a1, b1, b2, a2)])
+        for side, timed in blocks.items():
+            self.seconds[side] += timed
+
+
+@contextlib.contextmanager
+def _blaming(side: Side) -> Iterator[None]:
+    try:
+        yield
+    except ChildError as error:
+        raise TimingFailed(side, error) from error
+
+
+def _in_turn(specs: dict[Side, SessionSpec], number: int) -> list[tuple[Side, SessionSpec]]:
+    """The sides in the order in which a launch starts them: each is first in every other one."""
+    sides = list(specs.items())
+    return sides[::-1] if number % 2 else sides

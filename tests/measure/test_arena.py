@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from strop.errors import StropError
+from strop.measure import Arena, screen
+from strop.workers import ChildDied, ChildFailed, ChildOutOfMemory, ChildTimeout
+
+QUICK = {"loader": "fakes:load", "seconds": 0.002, "warmup_seconds": 0.02}
+
+
+def test_rounds_time_only_the_living(fake, inputs) -> None:
+    with Arena(inputs, **QUICK) as arena:
+        for name in ("first", "second", "third"):
+            assert arena.add(name, fake()) is None
+        assert set(arena.round()) == {"first", "second", "third"}
+        arena.drop("second")
+        arena.drop("second")
+        assert arena.names == ("first", "third")
+        timed = arena.round()
+        assert set(timed) == {"first", "third"} and all(timed[name] > 0 for name in timed)
+        assert arena.add("late", fake()) is None
+        assert set(arena.round()) == {"first", "third", "late"}
+        timings = arena.timings()
+        assert {name: len(timing.rounds) for name, timing in timings.items()} == {
+            "first": 3,
+            "second": 1,
+            "third": 2 + 1,
+            "late": 1,
+        }
+        assert timings["first"].ratio == 1.0
+        ratios = timings["first"].rounds[:1] / timings["second"].rounds
+        assert timings["second"].ratio == pytest.approx(ratios[0])
+        with pytest.raises(StropError, match="already holds"):
+            arena.add("second", fake())
+        with pytest.raises(StropError, match="holds no session"):
+            arena.drop("nobody")
+    assert arena.names == ()
+
+
+def test_the_order_within_rounds_is_random_and_repeats_with_the_seed(fake, inputs) -> None:
+    def orders(seed: int) -> list[list[str]]:
+        with Arena(inputs, seed=seed, **QUICK) as arena:
+            for name in "abc":
+                arena.add(name, fake(sleep=0.0))
+            return [list(arena.round()) for _ in range(4)]
+
+    first = orders(1)
+    assert first == orders(1)
+    assert len(set(map(tuple, first))) > 1
+
+
+def test_a_session_that_fails_leaves_and_the_others_go_on(fake, inputs) -> None:
+    with Arena(inputs, patience=20.0, **QUICK) as arena:
+        assert isinstance(arena.add("broken", fake(fail_to_load=True)), ChildFailed)
+        arena.add("sound", fake())
+        arena.add("dying", fake(die_at=40, sleep=0.001))
+        lost = None
+        for _ in range(15):
+            result = arena.round()
+            lost = lost or result.get("dying") if "dying" not in arena.names else None
+            assert isinstance(result["sound"], float)
+            if lost:
+                break
+        assert isinstance(lost, ChildDied)
+        assert arena.names == ("sound",)
+        timings = arena.timings()
+        assert timings["dying"].error is lost
+        assert isinstance(timings["broken"].error, ChildFailed)
+        assert np.isnan(timings["broken"].seconds) and np.isnan(timings["sound"].ratio)
+
+
+def test_screening_gives_a_row_to_every_session(fake, inputs) -> None:
+    lines: list[str] = []
+    specs = {"first": fake(), "slow": fake(sleep=0.05), "hangs": fake(hang_at=1), "last": fake()}
+    timings = screen(specs, inputs, rounds=3, patience=2.5, emit=lines.append, **QUICK)
+    assert list(timings) == list(specs)
+    assert [len(timing.rounds) for timing in timings.values()] == [3, 3, 0, 3]
+    assert isinstance(timings["hangs"].error, ChildTimeout)
+    assert timings["slow"].ratio < 1 and timings["slow"].seconds >= 0.05
+    assert lines == ["timing slow", "timing hangs", "timing last"]
+
+
+@pytest.mark.parametrize("limits", [{"most_alive": 2}, {"memory": 1}])
+def test_what_does_not_fit_at_once_comes_in_batches_beside_the_first(fake, inputs, limits) -> None:
+    specs = {name: fake() for name in ("first", "second", "third")}
+    timings = screen(specs, inputs, rounds=2, **limits, **QUICK)
+    assert [len(timing.rounds) for timing in timings.values()] == [2, 2, 2]
+    assert all(timing.ratio > 0 for timing in timings.values())
+
+
+def test_one_session_alone_is_screened_too(fake, inputs) -> None:
+    assert screen({"only": fake()}, inputs, rounds=1, **QUICK)["only"].ratio == 1.0
+
+
+def test_a_deadline_ends_a_screening_without_blame(fake, inputs) -> None:
+    deadline = time.monotonic() + 2.5
+    specs = {"first": fake(), "hangs": fake(hang_at=1), "unreached": fake()}
+    timings = screen(specs, inputs, rounds=100_000, deadline=deadline, **QUICK)
+    assert time.monotonic() < deadline + 10.0
+    assert all(timing.error is None for timing in timings.values())
+    assert len(timings["unreached"].rounds) == 0
+
+
+def test_a_session_that_outgrows_its_memory_is_lost(fake, inputs) -> None:
+    greedy = fake(allocate=400_000_000)
+    with Arena(inputs, memory_limit=250_000_000, **QUICK) as arena:
+        assert isinstance(arena.add("greedy", greedy), ChildOutOfMemory)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strop.measure import TimingFailed, pair, speedup
+from strop.workers import ChildDied, ChildTimeout
+
+LOADER = "fakes:load"
+QUICK = {"loader": LOADER, "seconds_per_block": 0.005, "warmup_seconds": 0.05}
+
+
+def test_each_launch_gives_quads_calls_and_their_log_ratio(fake, inputs) -> None:
+    lines: list[str] = []
+    timing = pair(fake(), fake(), inputs, launches=2, quads=2, emit=lines.append, **QUICK)
+    assert timing.launches == 2 and not timing.shortened and timing.batch == 4
+    assert [quads.shape for quads in timing.quads] == [(2, 4)] * 2
+    for launch, quads in enumerate(timing.quads):
+        a1, b1, b2, a2 = np.log(quads).T
+        np.testing.assert_allclose(timing.log_ratios[launch], np.median((a1 + a2 - b1 - b2) / 2))
+        assert len(timing.a_seconds[launch]) >= 4 * 3
+        assert len(timing.b_seconds[launch]) >= 4 * 3
+    assert lines == [f"timing launch {number} of 2" for number in (1, 2)]
+
+
+def test_b_is_the_candidate_in_mirrored_quads_too(fake, inputs) -> None:
+    timing = pair(fake(sleep=0.05), fake(sleep=0.0), inputs, launches=1, quads=2, **QUICK)
+    (quads,) = timing.quads
+    assert (quads[:, [0, 3]] >= 0.05).all()
+    assert (quads[:, [1, 2]] < 0.05).all()
+    assert (np.median(timing.a_seconds[0]) > np.median(timing.b_seconds[0])) and (
+        timing.log_ratios[0] > 0
+    )
+
+
+def test_the_one_not_timed_stands_still(fake, inputs, tmp_path) -> None:
+    files = [tmp_path / "a", tmp_path / "b"]
+    a, b = (fake(spans=str(file)) for file in files)
+    pair(a, b, inputs, launches=1, quads=2, **{**QUICK, "seconds_per_block": 0.1})
+    ticks = [np.fromfile(file, "<i8") for file in files]
+    side = np.repeat([0, 1], [len(each) for each in ticks])
+    order = np.argsort(np.concatenate(ticks), kind="stable")
+    changes = np.count_nonzero(np.diff(side[order]))
+    # Load, load, warm, warm, A, BB, A, B, AA, B: each in one stretch. Side by side, the two
+    # would change places at nearly every one of some hundreds of ticks.
+    assert min(map(len, ticks)) > 50
+    assert changes <= 12
+
+
+def test_either_side_may_fail_and_is_named(fake, inputs) -> None:
+    with pytest.raises(TimingFailed, match="SIGABRT") as failed:
+        pair(fake(), fake(die_at=30), inputs, launches=1, **QUICK)
+    assert failed.value.side == "b" and isinstance(failed.value.error, ChildDied)
+    with pytest.raises(TimingFailed, match="this artefact is broken") as failed:
+        pair(fake(fail_to_load=True), fake(), inputs, launches=1, **QUICK)
+    assert failed.value.side == "a"
+
+
+def test_a_hang_ends_in_a_timeout(fake, inputs) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimingFailed) as failed:
+        pair(fake(), fake(hang_at=2), inputs, launches=1, patience=2.5, **QUICK)
+    assert failed.value.side == "b" and isinstance(failed.value.error, ChildTimeout)
+    assert time.monotonic() - start < 60
+
+
+def test_the_deadline_makes_fewer_launches(fake, inputs) -> None:
+    deadline = time.monotonic() + 2.5
+    timing = pair(fake(), fake(), inputs, launches=1000, quads=1, deadline=deadline, **QUICK)
+    assert time.monotonic() < deadline + 10.0
+    assert timing.shortened and timing.launches < 1000
+    assert len(timing.a_seconds) == len(timing.quads) == timing.launches
+
+
+def test_a_session_that_the_deadline_cuts_off_is_not_to_blame(fake, inputs) -> None:
+    deadline = time.monotonic() + 2.0
+    timing = pair(fake(), fake(hang_at=1), inputs, deadline=deadline, **QUICK)
+    assert timing.shortened and timing.launches == 0
+    past = pair(fake(), fake(), inputs, deadline=time.monotonic() - 1.0, **QUICK)
+    assert past.shortened and past.launches == 0
+
+
+def test_payloads_go_to_their_sides(fake, inputs, tmp_path: Path) -> None:
+    a, b = (fake(payload=str(tmp_path / name)) for name in "ab")
+    pair(a, b, inputs, launches=1, quads=1, payloads=(b"first", b"second"), **QUICK)
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"first", b"second"]
+
+
+def test_a_pair_of_equals_gives_an_interval(fake, inputs) -> None:
+    spec = fake()
+    ratio = speedup(pair(spec, spec, inputs, launches=3, quads=1, **QUICK), "itself").ratio
+    assert 0 < ratio.low < ratio.estimate < ratio.high < np.inf
