@@ -1,0 +1,8 @@
+"""Metrics: how good outputs are, against targets or against the original's outputs."""
+
+from strop.metrics._base import Metric
+from strop.metrics.decisions import decisions_changed
+from strop.metrics.resolving import reopen, resolve
+from strop.metrics.user import UserMetric
+
+__all__ = ["Metric", "UserMetric", "decisions_changed", "reopen", "resolve"]
