@@ -1,0 +1,149 @@
+"""From a recipe to an artefact on disk, through the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from strop import engines, techniques
+from strop.engines import Engine
+from strop.models.model import Model, digest_of_tree
+from strop.records import Placement, Recipe, SessionSpec, Step
+from strop.search.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Built:
+    """A recipe made real.
+
+    Attributes
+    ----------
+    model
+        The model after the last step, before the engine's build.
+    folder
+        The directory that holds the artefact and everything it needs.
+    digest
+        Of that directory's content: equal artefacts are one candidate.
+    """
+
+    recipe: Recipe
+    model: Model
+    spec: SessionSpec
+    folder: Path
+    digest: str
+
+
+def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None) -> Built:
+    """Apply the steps and build for the engine; what was built before is not built again.
+
+    Raises
+    ------
+    StropError
+        The reason why it could not be built.
+    """
+    model = workspace.model
+    for step in recipe.steps:
+        model = _apply(workspace, model, step, recipe.seed, timeout)
+    engine = engines.get(recipe.deploy.engine)
+    folder = workspace.cache.get(
+        {
+            "kind": "artifact",
+            "model": model.digest,
+            "engine": engine.name,
+            "options": recipe.deploy.options,
+            "packages": _versions(engine.packages),
+            "isa": list(workspace.target.machine.isa) if engine.native_artifact else [],
+        },
+        lambda empty: _build(workspace, engine, model, recipe, empty, timeout),
+    )
+    main = (folder / "MAIN").read_text().strip()
+    spec = SessionSpec(
+        engine=engine.name,
+        artifact=str(folder / "artifact" / main),
+        signature=model.signature,
+        options=recipe.deploy.options,
+        placement=Placement(
+            device=recipe.deploy.device,
+            threads=recipe.deploy.threads or workspace.target.machine.cores,
+            streams=recipe.deploy.streams,
+        ),
+    )
+    return Built(recipe, model, spec, folder / "artifact", digest_of_tree(folder / "artifact"))
+
+
+def batch_invariant(recipe: Recipe) -> bool:
+    """Whether examples may be scored in larger batches than they will be served in."""
+    return all(techniques.get(step.technique).batch_invariant for step in recipe.steps)
+
+
+def _apply(
+    workspace: Workspace, model: Model, step: Step, seed: int, timeout: float | None
+) -> Model:
+    technique = techniques.get(step.technique)
+    roles = {role: workspace.roles[role] for role in technique.roles}
+
+    def make(empty: Path) -> None:
+        workspace.call(
+            "build",
+            "apply_technique",
+            timeout=timeout,
+            technique=step.technique,
+            params=step.params,
+            model=str(model.path),
+            payload=workspace.payload if technique.consumes == "module" else None,
+            workdir=str(empty),
+            roles={role: dataset.describe() for role, dataset in roles.items()},
+            target=workspace.target.to_dict(),
+            seed=seed,
+            seconds=timeout,
+        )
+
+    entry = workspace.cache.get(
+        {
+            "kind": "model",
+            "model": model.digest,
+            "technique": technique.name,
+            "version": technique.version,
+            "params": step.params,
+            "roles": {role: dataset.digest for role, dataset in roles.items()},
+            "isa": list(workspace.target.machine.isa),
+            "seed": seed,
+            "packages": _versions(technique.packages),
+        },
+        make,
+    )
+    return Model.open(entry)
+
+
+def _build(
+    workspace: Workspace,
+    engine: Engine,
+    model: Model,
+    recipe: Recipe,
+    empty: Path,
+    timeout: float | None,
+) -> None:
+    folder = empty / "artifact"
+    folder.mkdir()
+    main: Any = workspace.call(
+        "build",
+        "build",
+        timeout=timeout,
+        engine=engine.name,
+        model=str(model.path),
+        options=recipe.deploy.options,
+        workdir=str(folder),
+    )
+    (empty / "MAIN").write_text(str(main))
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,183 @@
+"""From what was given to what a search works on: a model, examples by role, a metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop import data as datasets
+from strop import engines, metrics
+from strop.data import Dataset
+from strop.errors import InputError
+from strop.metrics import Metric
+from strop.models.model import Model, ModuleSource
+from strop.proof import max_disagreement
+from strop.records import Placement, ScoreKind, SessionSpec, Signature, Target
+from strop.search.request import Request
+from strop.search.space import original_recipe
+from strop.search.workspace import rethrown
+from strop.workers import Pool
+
+_EXAMPLES = 8
+"""Examples that an export is traced with and checked on."""
+
+
+def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.ndarray | None]:
+    """The model, imported in a child, and the live module's pickle if it is one.
+
+    Raises
+    ------
+    InputError
+        When the model cannot be read; the text says why and what would help.
+    """
+    given = request.model
+    source: str | None = None
+    payload: np.ndarray | None = None
+    if isinstance(given, str | Path):
+        source = str(given)
+    else:
+        payload = _pickled(given)
+    examples = None
+    if payload is not None or (source is not None and ".py:" in source):
+        # Tracing needs examples before there is a signature to check them against.
+        examples = datasets.peek(
+            request.data,
+            _EXAMPLES,
+            reader=request.reader,
+            preprocess=request.preprocess,
+            trust=request.trust,
+            renames=request.renames,
+        )
+    target = folder / "model"
+    target.mkdir()
+    with rethrown():
+        path = pool.child("build").call(
+            "strop.search.jobs:import_model",
+            source=source,
+            payload=payload,
+            workdir=str(target),
+            examples=examples,
+            trust=request.trust,
+            output_names=None if request.output_names is None else list(request.output_names),
+            shapes=None
+            if request.shapes is None
+            else {name: list(dims) for name, dims in request.shapes.items()},
+        )
+    model = Model.open(Path(path))
+    if payload is not None:
+        model = model.with_source(ModuleSource(payload=payload.tobytes()))
+    return model, payload
+
+
+def read_roles(
+    request: Request, signature: Signature, folder: Path
+) -> tuple[dict[str, Dataset], Dataset, list[str]]:
+    """Examples by role, all of them, and what the user should know about them."""
+
+    def read(given: Any, name: str) -> Dataset:
+        dataset = datasets.read(
+            given,
+            signature,
+            reader=request.reader,
+            preprocess=request.preprocess,
+            trust=request.trust,
+            renames=request.renames,
+        )
+        warnings.extend(f"{name}: {line}" for line in datasets.check(dataset, signature))
+        if not dataset.stored:
+            # Children open examples by path: what has none of its own is written to scratch once.
+            dataset = dataset.save_npz(folder / f"{name}.npz")
+        return dataset
+
+    warnings: list[str] = []
+    dataset = read(request.data, "data")
+    train = None if request.train is None else read(request.train, "train")
+    prove = None if request.prove is None else read(request.prove, "prove")
+    roles = datasets.split(dataset, train=train, prove=prove)
+    warnings.extend(roles.warnings)
+    for role in ("search", "prove"):
+        if not len(roles[role]):
+            raise InputError(
+                f"the examples leave none for '{role}'",
+                hint="give more of them: a few hundred are the least that can prove anything",
+            )
+    return roles, dataset, warnings
+
+
+def choose_metric(
+    request: Request,
+    model: Model,
+    payload: np.ndarray | None,
+    roles: dict[str, Dataset],
+    pool: Pool,
+    target: Target,
+) -> Metric:
+    """The metric by name, by file, or by what the data and the original's outputs look like."""
+    dataset = roles["search"]
+    rows = np.arange(min(_EXAMPLES, len(dataset)))
+    with rethrown():
+        outputs = pool.child("evaluate").call(
+            "strop.search.jobs:first_outputs",
+            spec=original_spec(model, target).to_dict(),
+            payload=payload if "module" in model.forms else None,
+            dataset=dataset.describe(),
+            rows=rows,
+        )
+    return metrics.resolve(
+        request.metric,
+        outputs=outputs,
+        has_target=dataset.has_target,
+        targets=dataset.targets(rows),
+        trust=request.trust,
+    )
+
+
+def original_spec(model: Model, target: Target) -> SessionSpec:
+    """The original as it was given, in its native runtime: the reference of every comparison."""
+    recipe = original_recipe(model, target)
+    form = engines.get(recipe.deploy.engine).consumes[0]
+    return SessionSpec(
+        engine=recipe.deploy.engine,
+        artifact=str(model.forms[form]),
+        signature=model.signature,
+        options=recipe.deploy.options,
+        placement=Placement(device=target.device, threads=target.thread_count),
+    )
+
+
+def power_note(n: int, tolerance: float, alpha: float, kind: ScoreKind) -> tuple[str, bool]:
+    """What `n` examples can prove, in words, and whether they can prove anything."""
+    points = f"{tolerance:.3%}".rstrip("0%").rstrip(".") + "%"
+    if kind not in ("binary", "agreement"):
+        return f"{n:,} unseen examples will judge the claim of {points}", n >= 1 / tolerance
+    largest = max_disagreement(n, tolerance, alpha, kind=kind)
+    if largest is None:
+        return (
+            f"{n:,} unseen examples are too few to prove a loss below {points}: only candidates "
+            "whose outputs stay the same are tried",
+            False,
+        )
+    return (
+        f"{n:,} unseen examples can prove a loss below {points} "
+        f"if at most {largest:.2%} of answers change",
+        True,
+    )
+
+
+def _pickled(module: Any) -> np.ndarray:
+    try:
+        import cloudpickle
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"the model is a {type(module).__name__}, not a path, and PyTorch is not installed",
+            hint="pass the path of an ONNX file, or run: pip install 'strop[torch]'",
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise InputError(
+            f"the model is a {type(module).__name__}: expected a path or an nn.Module",
+            hint="pass the path of an ONNX file, 'file.py:callable' or a module",
+        )
+    return np.frombuffer(cloudpickle.dumps(module), dtype=np.uint8)

@@ -1,0 +1,61 @@
+"""What "better" means for a goal, and which trials nothing else beats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from strop.records import Goal, Trial
+
+
+def speed(trial: Trial) -> float | None:
+    """How many times faster than the anchor, by the race's interleaved rounds."""
+    for found in trial.evidence.speedups:
+        if found.against == "anchor":
+            return found.ratio.estimate
+    return None
+
+
+def cost(trial: Trial, goal: Goal) -> float:
+    """What the goal wants small: relative time a call, peak bytes, or bytes on disk."""
+    memory = trial.evidence.memory
+    if goal == "size":
+        return float(memory.file) if memory else math.inf
+    if goal == "memory":
+        return float(memory.peak) if memory and memory.peak else math.inf
+    ratio = speed(trial)
+    return 1 / ratio if ratio else math.inf
+
+
+def sureness(trial: Trial, tolerance: float) -> float:
+    """Standard errors between the drop seen on *search* and the tolerance; larger is surer."""
+    quality = trial.evidence.search_quality
+    if quality is None:
+        return -math.inf
+    if math.isnan(quality.drop.low):
+        return (tolerance - quality.drop.estimate) / tolerance
+    spread = (quality.drop.high - quality.drop.low) / (2 * 1.96)
+    return (tolerance - quality.drop.estimate) / max(spread, 1e-12)
+
+
+def pareto(trials: Sequence[Trial]) -> tuple[int, ...]:
+    """Numbers of the trials that no other beats in quality, latency, memory and size at once.
+
+    Throughput at the task's batch size is the batch over the latency, so it adds no axis.
+    """
+    points = []
+    for trial in trials:
+        quality, ratio, memory = trial.evidence.search_quality, speed(trial), trial.evidence.memory
+        if trial.status == "failed" or quality is None or ratio is None or memory is None:
+            continue
+        point = (quality.drop.estimate, 1 / ratio, float(memory.peak or 0), float(memory.file))
+        points.append((trial.number, point))
+    return tuple(
+        number
+        for number, point in points
+        if not any(_dominates(other, point) for _, other in points)
+    )
+
+
+def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

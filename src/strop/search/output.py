@@ -1,0 +1,245 @@
+"""The output folder: refused before it is touched, replaced as a whole, resumed when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop import bundle
+from strop.errors import InputError
+from strop.measure import PairTiming
+from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial
+from strop.search.deliver import Delivery, Final
+from strop.search.journal import read_journal
+from strop.search.objective import pareto
+from strop.search.prove import Proof
+from strop.search.race import Race
+from strop.search.workspace import Workspace
+
+_MARK = "journal.jsonl"
+_OURS = ("journal.jsonl", "result.json", "report.html", "bundle")
+_SAMPLE = 8
+_SAMPLE_BYTES = 2 * 2**20
+
+
+def check(folder: Path, *, resume: bool) -> list[Event]:
+    """Refuse a folder that cannot or must not be written; return an interrupted run's events.
+
+    Raises
+    ------
+    InputError
+        When the folder holds something that is not ours, or cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output '{folder}' is a file", hint="name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise InputError(
+            f"the output folder '{folder}' holds files that strop has not written",
+            hint="name an empty or a new folder",
+        )
+    parent = folder
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK | os.X_OK) or _read_only(parent):
+        raise InputError(
+            f"the output folder '{folder}' cannot be written", hint="name another with --output"
+        )
+    if not resume:
+        return []
+    events = list(read_journal(folder / _MARK))
+    if not events:
+        raise InputError(
+            f"there is no interrupted search in '{folder}'", hint="leave --resume away"
+        )
+    return events
+
+
+def open_folder(folder: Path, *, resume: bool) -> None:
+    """Make the folder; an earlier run's files go unless that run is resumed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            return
+        for name in _OURS:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the output folder '{folder}' cannot be written: {error.strerror}",
+            hint="name another with --output",
+        ) from error
+
+
+def write(workspace: Workspace, race: Race, delivery: Delivery, folder: Path) -> Result:
+    """Write the bundle and ``result.json``; return the result."""
+    result = _result(workspace, race, delivery)
+    prove_rows = workspace.roles["prove"]
+    sample = np.arange(min(_SAMPLE, len(prove_rows)))
+    inputs = prove_rows.inputs(sample)
+    while len(sample) > 1 and sum(array.nbytes for array in inputs.values()) > _SAMPLE_BYTES:
+        sample = sample[: len(sample) // 2]
+        inputs = {name: array[: len(sample)] for name, array in inputs.items()}
+    outputs = workspace.call(
+        "evaluate",
+        "first_outputs",
+        spec=delivery.original.built.spec.to_dict(),
+        payload=workspace.payload_for(delivery.original.built.spec),
+        dataset=prove_rows.describe(),
+        rows=sample,
+    )
+    built = delivery.delivered.built
+    form = next(
+        form
+        for form, main in (
+            ("onnx", ".onnx"),
+            ("openvino", ".xml"),
+            ("exported", ".pt2"),
+            ("module", ".json"),
+        )
+        if built.spec.artifact.endswith(main)
+    )
+    if form != "module":
+        bundle.write(
+            folder / result.bundle,
+            bundle.Contents(
+                name=Path(workspace.task.model.partition(":")[0]).stem,
+                artifact=Path(built.spec.artifact),
+                form=form,
+                signature=built.spec.signature,
+                recipe=built.recipe,
+                claim=delivery.claim,
+                evidence=delivery.delivered.evidence,
+                latency_curve=delivery.curve,
+                machine=workspace.target.machine,
+                original_digest=workspace.model.digest,
+                lineage=_lineage(workspace, built.model.meta),
+                result=result.to_dict(),
+                scores=_scores(workspace, delivery, race),
+                timings={name: _raw(timing) for name, timing in delivery.timings.items()},
+                trials=[trial.to_dict() for trial in race.trials],
+                sample_inputs=inputs,
+                sample_outputs=outputs,
+                preprocess=workspace.preprocess,
+            ),
+        )
+    text = result.to_json(indent=1)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "result.json").unlink()
+    (folder / "result.json").write_text(text)
+    return result
+
+
+def _result(workspace: Workspace, race: Race, delivery: Delivery) -> Result:
+    clock, task = workspace.clock, workspace.task
+    elapsed = clock.elapsed
+    phases = dict(clock.phases)
+    phases["total"] = elapsed
+    phases["own"] = max(0.0, elapsed - sum(clock.phases.values()))
+    chosen = delivery.delivered.trial.number
+    trials = tuple(
+        trial.model_copy(update={"status": "chosen"}) if trial.number == chosen else trial
+        for trial in race.trials
+    )
+    return Result(
+        status="improved" if delivery.improved else "unimproved",
+        reason=delivery.reason,
+        claim=delivery.claim,
+        model=task.model,
+        signature=workspace.model.signature,
+        data=DataSummary(
+            source=task.data,
+            content_digest=task.data_digest,
+            examples=sum(len(dataset) for dataset in workspace.roles.values()),
+            roles={role: len(dataset) for role, dataset in workspace.roles.items()},
+            metric=workspace.metric.name,
+        ),
+        target=workspace.target,
+        machine=workspace.target.machine,
+        tolerance=workspace.tolerance,
+        confidence=task.confidence,
+        original=_candidate(delivery.original),
+        equivalent=_candidate(delivery.equivalent),
+        delivered=_candidate(delivery.delivered),
+        near_miss=delivery.near_miss,
+        pareto=pareto(race.trials),
+        trials=trials,
+        warnings=tuple(workspace.warnings),
+        seconds=phases,
+        seed=task.seed,
+        budget_seconds=clock.budget,
+    )
+
+
+def _candidate(final: Final) -> Candidate:
+    recipe: Recipe = final.built.recipe
+    return Candidate(recipe=recipe, text=str(recipe), evidence=final.evidence)
+
+
+def _scores(workspace: Workspace, delivery: Delivery, race: Race) -> dict[str, np.ndarray]:
+    """Per-example scores of the delivered: enough to compute its claim again."""
+    delivered: Trial = delivery.delivered.trial
+    proofs: list[Proof] = [
+        proof for proof in delivery.proofs if proof.trial.number == delivered.number
+    ]
+    prove = workspace.roles["prove"]
+    scores: dict[str, np.ndarray] = {
+        "prove/rows": np.asarray(prove.rows),
+        "prove/groups": np.asarray(prove.groups),
+        "prove/keys": np.asarray(prove.contents),
+    }
+    if proofs:
+        scored = proofs[0].scored
+        scores["prove/reference"] = scored.reference
+        scores["prove/delivered"] = scored.scores
+        scores["prove/errors"] = scored.errors
+        scores["prove/changed"] = scored.changed
+    if delivered.number in race.drops:
+        scores["search/drops"] = race.drops[delivered.number]
+        scores["search/rows"] = np.asarray(workspace.roles["search"].rows)
+        scores["search/groups"] = np.asarray(workspace.roles["search"].groups)
+    return scores
+
+
+def _raw(timing: PairTiming) -> dict[str, Any]:
+    return {
+        "batch": timing.batch,
+        "shortened": timing.shortened,
+        "settled": timing.settled,
+        "quads": [quads.tolist() for quads in timing.quads],
+        "a_seconds": [seconds.tolist() for seconds in timing.a_seconds],
+        "b_seconds": [seconds.tolist() for seconds in timing.b_seconds],
+    }
+
+
+def _lineage(workspace: Workspace, meta: Any) -> dict[str, Any]:
+    task = workspace.task
+    return {
+        "model": task.model,
+        "data": task.data,
+        "data_digest": task.data_digest,
+        "metric": task.metric,
+        "seed": task.seed,
+        "roles": {role: dataset.digest for role, dataset in workspace.roles.items()},
+        "meta": json.loads(json.dumps(dict(meta), default=str)),
+    }
+
+
+def _read_only(folder: Path) -> bool:
+    """Whether the file system refuses writes although the permissions allow them."""
+    probe = folder / f".strop-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+    return False

@@ -1,0 +1,20 @@
+"""What to try next: one file a strategy, chosen by name."""
+
+from __future__ import annotations
+
+from strop import plugins
+from strop.search.strategies._base import Strategy, untried
+
+__all__ = ["Strategy", "get", "names", "untried"]
+
+
+def names() -> tuple[str, ...]:
+    """The strategies that are installed, sorted."""
+    return plugins.names("strategies")
+
+
+def get(name: str) -> Strategy:
+    """The strategy registered as `name`; InputError when there is none of that name."""
+    strategy = plugins.find("strategies", name)()
+    assert isinstance(strategy, Strategy)
+    return strategy

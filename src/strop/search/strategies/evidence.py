@@ -1,0 +1,183 @@
+"""Evidence order: what worked on the zoo first, then what this search itself has taught.
+
+Two Bayesian linear models, one of log time and one of quality lost, share a feature per step,
+parameter value, engine, engine option and technique–engine pair. Their prior is the evidence
+from the zoo (`PRIOR`, with its source in docs/search.md); every trial sharpens them. The next
+recipe is the one with the most expected improvement a second of search (Snoek et al., NeurIPS
+2012, "expected improvement per second"), weighted by the chance that it stays within tolerance
+(Gardner et al., ICML 2014).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from strop.records import Recipe, Trial
+from strop.search.space import JointSpace
+from strop.search.strategies._base import Strategy, untried
+
+PRIOR: dict[str, tuple[float, float, float]] = {
+    # feature: (log time, quality lost in tolerances, seconds to build), relative to the
+    # original's own graph on ONNX Runtime; the fallback for an unknown feature is no effect.
+    "torch": (1.2, 0.0, 2.0),
+    "openvino": (0.0, 0.0, 2.0),
+    "openvino.precision=bf16": (-0.5, 0.5, 2.0),
+    "openvino.precision=f16": (-0.3, 0.2, 2.0),
+    "fp16": (0.1, 0.2, 2.0),
+    "int8-dynamic": (0.6, 1.0, 4.0),
+    "int8-dynamic@openvino": (0.2, 1.0, 4.0),
+    "int8-static": (-0.7, 1.0, 10.0),
+    "int8-nncf": (-0.8, 1.0, 15.0),
+    "int8-static.keep_float=0": (0.0, 0.3, 0.0),
+}
+_NOISE_TIME = 0.08
+_NOISE_LOSS = 0.5
+_WEIGHT_SD = 0.35
+_LOSS_SD = 1.0
+_WORST_LOSS = 6.0
+
+
+class EvidenceOrder(Strategy):
+    """Expected feasible improvement per second, under the zoo's prior."""
+
+    name = "evidence"
+
+    def propose(
+        self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
+    ) -> Recipe | None:
+        left = untried(space, history)
+        if not left:
+            return None
+        opening = _opening(space, left)
+        if opening is not None:
+            return opening
+        names: dict[str, int] = {}
+        for recipe in [*left, *(trial.recipe for trial in history)]:
+            for feature in _features(recipe):
+                names.setdefault(feature, len(names))
+        time_mean, time_cov = _posterior(history, names, "time", tolerance)
+        loss_mean, loss_cov = _posterior(history, names, "loss", tolerance)
+        best = min(
+            (
+                value
+                for trial in history
+                if (value := _log_time(trial)) is not None and _holds(trial, tolerance)
+            ),
+            default=0.0,
+        )
+        scores = []
+        for recipe in left:
+            x = _vector(recipe, names)
+            mean, sd = float(x @ time_mean), math.sqrt(float(x @ time_cov @ x) + _NOISE_TIME**2)
+            gain = _expected_improvement(best, mean, sd)
+            if space.is_exact(recipe):
+                feasible = 1.0
+            else:
+                loss = float(x @ loss_mean)
+                spread = math.sqrt(float(x @ loss_cov @ x) + _NOISE_LOSS**2)
+                feasible = _normal_cdf((0.9 - loss) / spread)
+            scores.append(gain * feasible / _seconds(recipe, history))
+        return left[int(np.argmax(scores))]
+
+
+def _opening(space: JointSpace, left: Sequence[Recipe]) -> Recipe | None:
+    """The plain recipe of each engine first: the fastest equivalent is needed whatever follows."""
+    seen: set[str] = set()
+    waiting = {recipe.id for recipe in left}
+    for recipe in space.recipes:
+        if recipe.steps or not space.is_exact(recipe) or recipe.deploy.engine in seen:
+            continue
+        seen.add(recipe.deploy.engine)
+        if recipe.id in waiting:
+            return recipe
+    return None
+
+
+def _features(recipe: Recipe) -> Iterator[str]:
+    engine = recipe.deploy.engine
+    yield engine
+    for name, value in recipe.deploy.options.items():
+        yield f"{engine}.{name}={value}"
+    for step in recipe.steps:
+        yield step.technique
+        yield f"{step.technique}@{engine}"
+        for name, value in step.params.items():
+            yield f"{step.technique}.{name}={value}"
+        for name, value in recipe.deploy.options.items():
+            yield f"{step.technique}@{engine}.{name}={value}"
+
+
+def _vector(recipe: Recipe, names: dict[str, int]) -> np.ndarray:
+    x = np.zeros(len(names))
+    for feature in _features(recipe):
+        x[names[feature]] = 1.0
+    return x
+
+
+def _posterior(
+    history: Sequence[Trial], names: dict[str, int], what: str, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the weights: conjugate normal update (Bishop 2006, section 3.3)."""
+    column, sd, noise = (
+        (0, _WEIGHT_SD, _NOISE_TIME) if what == "time" else (1, _LOSS_SD, _NOISE_LOSS)
+    )
+    mean = np.array([PRIOR[name][column] if name in PRIOR else 0.0 for name in names])
+    rows, values = [], []
+    for trial in history:
+        value = _log_time(trial) if what == "time" else _loss(trial, tolerance)
+        if value is not None:
+            rows.append(_vector(trial.recipe, names))
+            values.append(value)
+    covariance = np.eye(len(names)) * sd**2
+    if not rows:
+        return mean, covariance
+    x = np.array(rows)
+    gram = x @ covariance @ x.T + np.eye(len(rows)) * noise**2
+    gain = np.linalg.solve(gram, x @ covariance).T
+    return mean + gain @ (np.array(values) - x @ mean), covariance - gain @ x @ covariance
+
+
+def _log_time(trial: Trial) -> float | None:
+    """Log of the candidate's time over the anchor's, from the race's own paired rounds."""
+    for speedup in trial.evidence.speedups:
+        if speedup.against == "anchor":
+            return -math.log(speedup.ratio.estimate)
+    return None
+
+
+def _loss(trial: Trial, tolerance: float) -> float | None:
+    """Quality lost, in tolerances; a failed build says nothing."""
+    quality = trial.evidence.search_quality
+    if quality is None:
+        return None
+    return float(np.clip(quality.drop.estimate / tolerance, -1.0, _WORST_LOSS))
+
+
+def _holds(trial: Trial, tolerance: float) -> bool:
+    loss = _loss(trial, tolerance)
+    return trial.status != "failed" and loss is not None and loss < 1.0
+
+
+def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
+    """Expected cost of a trial: what the same techniques cost so far, else the prior."""
+    techniques = tuple(step.technique for step in recipe.steps)
+    spent = [
+        sum(trial.seconds.values())
+        for trial in history
+        if tuple(step.technique for step in trial.recipe.steps) == techniques
+    ]
+    if spent:
+        return 1.0 + float(np.median(spent))
+    return 2.0 + sum(PRIOR.get(name, (0.0, 0.0, 5.0))[2] for name in techniques)
+
+
+def _expected_improvement(best: float, mean: float, sd: float) -> float:
+    z = (best - mean) / sd
+    return sd * (z * _normal_cdf(z) + math.exp(-z * z / 2) / math.sqrt(2 * math.pi))
+
+
+def _normal_cdf(z: float) -> float:
+    return 0.5 * (1 + math.erf(z / math.sqrt(2)))

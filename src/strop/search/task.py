@@ -1,0 +1,127 @@
+"""What a user asks for, as plain data: the same task gives the same search."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import Field
+
+from strop.errors import InputError
+from strop.records import Goal
+from strop.records._base import Record
+
+
+class Tolerance(Record):
+    """How much of the metric may be lost.
+
+    Examples
+    --------
+    >>> parse_tolerance("1%")
+    Tolerance(value=0.01, relative=False)
+    >>> parse_tolerance("1%rel").absolute(reference=0.5)
+    0.005
+    """
+
+    value: float
+    relative: bool = False
+
+    def absolute(self, reference: float) -> float:
+        """The tolerance in metric units, given the original's score."""
+        return self.value * abs(reference) if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + (" (relative)" if self.relative else "")
+
+
+def parse_tolerance(text: str | float) -> Tolerance:
+    """A tolerance from ``0.01``, ``"1%"`` or ``"1%rel"``.
+
+    Raises
+    ------
+    InputError
+        When the text is none of these, or not above 0 and below 1.
+    """
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*(rel)?\s*", str(text))
+    try:
+        value = float(found[1]) / (100 if found[2] else 1) if found else float("nan")
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        raise InputError(
+            f"the tolerance '{text}' is not a number above 0 and below 1",
+            hint="write --within 1% (0.01 in metric units) or --within 1%rel",
+        )
+    return Tolerance(value=value, relative=bool(found and found[3]))
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds from ``"10m"``, ``"90s"``, ``"1h30m"``, ``"20ms"`` or a plain number.
+
+    Examples
+    --------
+    >>> parse_seconds("1h30m"), parse_seconds("20ms"), parse_seconds(5)
+    (5400.0, 0.02, 5.0)
+    """
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    plain = str(text).strip()
+    parts = re.findall(r"([0-9.]+)(ms|h|m|s)", plain)
+    if parts and "".join(number + unit for number, unit in parts) == plain:
+        total = sum(float(number) * units[unit] for number, unit in parts)
+    else:
+        try:
+            total = float(plain)
+        except ValueError:
+            total = -1.0
+    if not 0 < total < float("inf"):
+        raise InputError(
+            f"'{text}' is not a span of time", hint="write it as 90s, 10m, 1h30m or 20ms"
+        )
+    return total
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from ``"200MB"``, ``"1.5GiB"`` or a plain number.
+
+    Examples
+    --------
+    >>> parse_bytes("200MB"), parse_bytes("1KiB"), parse_bytes(7)
+    (200000000, 1024, 7)
+    """
+    units = {"": 1, "B": 1}
+    for power, letter in enumerate("KMGT", start=1):
+        units |= {f"{letter}B": 1000**power, f"{letter}iB": 1024**power, letter: 1000**power}
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?i?B?)\s*", str(text))
+    if not found or found[2] not in units or not float(found[1]) > 0:
+        raise InputError(f"'{text}' is not a size", hint="write it as 200MB or 1.5GiB")
+    return int(float(found[1]) * units[found[2]])
+
+
+class Task(Record):
+    """One search, as it was asked for.
+
+    Attributes
+    ----------
+    model, data, train, prove
+        What was given, as text for people; digests below say what it was.
+    shapes
+        Dimensions by input for models without examples, as ``--shape`` gives them.
+    """
+
+    schema_version: int = Field(default=1, alias="schema")
+    model: str
+    model_digest: str
+    data: str
+    data_digest: str
+    tolerance: Tolerance
+    confidence: float
+    metric: dict[str, Any]
+    goal: Goal
+    batch: int
+    threads: int | None
+    max_memory_bytes: int | None
+    max_p99_seconds: float | None
+    engines: tuple[str, ...] | None
+    techniques: tuple[str, ...] | None
+    strategy: str
+    seed: int
