@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,13 +23,17 @@ class Record(BaseModel):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
-        ser_json_inf_nan="strings",
         allow_inf_nan=True,
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as JSON-ready values, keys as they are written to disk."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The record as JSON-ready values, keys as they are written to disk.
+
+        JSON has no infinities and no NaN: they are written as the strings ``Infinity``,
+        ``-Infinity`` and ``NaN``, which reading turns back into floats.
+        """
+        values: dict[str, Any] = _strict(self.model_dump(mode="json", by_alias=True))
+        return values
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The record as JSON text; without `indent` it is canonical (sorted keys, no spaces)."""
@@ -85,3 +90,13 @@ def canonical_json(values: Any) -> str:
     '{"a":[1.0,null],"b":1}'
     """
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return value

@@ -17,8 +17,7 @@ class Step(Record):
     params: dict[str, Any] = Field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value}" for key, value in sorted(self.params.items()))
-        return f"{self.technique}({shown})" if shown else self.technique
+        return _called(self.technique, self.params)
 
 
 class Deployment(Record):
@@ -48,8 +47,7 @@ class Deployment(Record):
     batch: int = 1
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value}" for key, value in sorted(self.options.items()))
-        return f"{self.engine}({shown})" if shown else self.engine
+        return _called(self.engine, self.options)
 
 
 class Recipe(Record):
@@ -76,3 +74,16 @@ class Recipe(Record):
 
     def __str__(self) -> str:
         return " → ".join([*map(str, self.steps), str(self.deploy)])
+
+
+def _called(name: str, values: dict[str, Any]) -> str:
+    """Words speak for themselves, switches by their name when they are on, numbers with it."""
+    shown = []
+    for key, value in sorted(values.items()):
+        if isinstance(value, bool):
+            shown += [key] if value else []
+        elif isinstance(value, str):
+            shown.append(value)
+        elif value is not None:
+            shown.append(f"{key}={value}")
+    return f"{name}({', '.join(shown)})" if shown else name

@@ -28,6 +28,9 @@ class Trial(Record):
         The last stage that it reached.
     reason
         Why it failed or was dropped; empty otherwise.
+    failed_step
+        Index of the step that could not be applied; no other recipe that begins with the same
+        steps is worth a try.
     equivalent
         Whether its recipe can only claim equivalence (no step changes the numbers on purpose).
     artifact_digest
@@ -41,6 +44,7 @@ class Trial(Record):
     status: Status
     stage: Stage
     reason: str = ""
+    failed_step: int | None = None
     equivalent: bool = False
     artifact_digest: str | None = None
     evidence: Evidence = Evidence()

@@ -9,9 +9,10 @@ from typing import Any
 
 from strop import engines, techniques
 from strop.engines import Engine
+from strop.errors import StropError
 from strop.models.model import Model, digest_of_tree
 from strop.records import Placement, Recipe, SessionSpec, Step
-from strop.search.workspace import Workspace
+from strop.search.workspace import Workspace, reason_of
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,36 @@ class Built:
     digest: str
 
 
+class StepFailed(StropError):
+    """A technique could not be applied.
+
+    Attributes
+    ----------
+    index
+        Which step of the recipe it was.
+    """
+
+    def __init__(self, index: int, error: StropError) -> None:
+        super().__init__(reason_of(error))
+        self.index = index
+
+
 def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None) -> Built:
     """Apply the steps and build for the engine; what was built before is not built again.
 
     Raises
     ------
+    StepFailed
+        A technique could not be applied; the message is the reason.
     StropError
-        The reason why it could not be built.
+        The engine could not build it.
     """
     model = workspace.model
-    for step in recipe.steps:
-        model = _apply(workspace, model, step, recipe.seed, timeout)
+    for index, step in enumerate(recipe.steps):
+        try:
+            model = _apply(workspace, model, step, recipe.seed, timeout)
+        except StropError as error:
+            raise StepFailed(index, error) from error
     engine = engines.get(recipe.deploy.engine)
     folder = workspace.cache.get(
         {

@@ -104,25 +104,29 @@ def deliver(
     if chosen is not None:
         built = next(item for trial, item in pairs if trial.number == chosen.trial.number)
         won = Final(chosen.trial, built, _evidence(chosen))
-        timings["equivalent/delivered"] = timed = _pair(
+        timed = _pair(
             workspace, equal_built, built, share=0.5, label="the chosen against the equivalent"
         )
         reason = _not_better(workspace, timed, won, equal_trial)
         if reason:
             won = None
+        else:
+            timings["equivalent/delivered"] = timed
     same = equal_built is original
     finals = {
         "original": Final(first, original, first.evidence),
         "equivalent": Final(equal_trial, equal_built, _evidence(equal_proof)),
     }
     if won is None and not same:
-        timings["original/equivalent"] = timed = _pair(
+        timed = _pair(
             workspace, original, equal_built, share=0.7, label="the equivalent against the original"
         )
         if (_low(timed) or 0.0) < 1.0 and goal in ("latency", "throughput"):
             # Not surely faster: what was given is what goes back.
             finals["equivalent"] = finals["original"]
             same = True
+        else:
+            timings["original/equivalent"] = timed
     delivered = won or finals["equivalent"]
     if won is not None and not same:
         timings["original/delivered"] = _pair(
@@ -144,7 +148,7 @@ def deliver(
         original=finals["original"],
         equivalent=finals["equivalent"],
         delivered=delivered,
-        proofs=proofs,
+        proofs=[*proofs, equal_proof],
         near_miss=None if won is not None else _near_miss(workspace, race, equal_trial, proofs),
         timings=timings,
         curve=_curve(workspace, delivered),

@@ -122,7 +122,7 @@ def write(workspace: Workspace, race: Race, delivery: Delivery, folder: Path) ->
                 latency_curve=delivery.curve,
                 machine=workspace.target.machine,
                 original_digest=workspace.model.digest,
-                lineage=_lineage(workspace, built.model.meta),
+                lineage=_lineage(workspace, delivery, built.model.meta),
                 result=result.to_dict(),
                 scores=_scores(workspace, delivery, race),
                 timings={name: _raw(timing) for name, timing in delivery.timings.items()},
@@ -195,7 +195,7 @@ def _scores(workspace: Workspace, delivery: Delivery, race: Race) -> dict[str, n
     scores: dict[str, np.ndarray] = {
         "prove/rows": np.asarray(prove.rows),
         "prove/groups": np.asarray(prove.groups),
-        "prove/keys": np.asarray(prove.contents),
+        "prove/keys": np.asarray(prove.keys),
     }
     if proofs:
         scored = proofs[0].scored
@@ -221,7 +221,7 @@ def _raw(timing: PairTiming) -> dict[str, Any]:
     }
 
 
-def _lineage(workspace: Workspace, meta: Any) -> dict[str, Any]:
+def _lineage(workspace: Workspace, delivery: Delivery, meta: Any) -> dict[str, Any]:
     task = workspace.task
     return {
         "model": task.model,
@@ -229,6 +229,7 @@ def _lineage(workspace: Workspace, meta: Any) -> dict[str, Any]:
         "data_digest": task.data_digest,
         "metric": task.metric,
         "seed": task.seed,
+        "plan_digest": next((proof.salt for proof in delivery.proofs if proof.salt), ""),
         "roles": {role: dataset.digest for role, dataset in workspace.roles.items()},
         "meta": json.loads(json.dumps(dict(meta), default=str)),
     }

@@ -38,6 +38,8 @@ class Proof:
     ----------
     claim
         None when the test did not reject.
+    salt
+        The plan's digest, which salts the order of bets: with it the test can be run again.
     upper, p
         Upper bound on the mean drop, and the test's p-value, whether or not it was proven.
     """
@@ -49,6 +51,7 @@ class Proof:
     upper: float | None
     p: float | None
     reason: str = ""
+    salt: str = ""
 
 
 def plan(workspace: Workspace, trials: Sequence[Trial], worst_cost: float) -> list[Trial]:
@@ -202,4 +205,4 @@ def _prove_one(
             proof_set=dataset.digest,
             isa=workspace.target.machine.isa,
         )
-    return Proof(trial, claim, record, scored, upper, p, reason)
+    return Proof(trial, claim, record, scored, upper, p, reason, plan_digest)

@@ -26,7 +26,7 @@ from strop.records import (
     TrialFinished,
     TrialStarted,
 )
-from strop.search.builder import Built, build
+from strop.search.builder import Built, StepFailed, build
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
 from strop.search.objective import cost, pareto, speed
 from strop.search.space import JointSpace
@@ -167,7 +167,8 @@ class Race:
                 built = build(workspace, recipe, timeout=patience)
         except StropError as error:
             seconds["build"] = time.monotonic() - start
-            return outcome("failed", "build", reason_of(error))
+            step = error.index if isinstance(error, StepFailed) else None
+            return outcome("failed", "build", reason_of(error), failed_step=step)
         seconds["build"] = time.monotonic() - start
         key = (built.digest, _deployed(recipe))
         if key in self._digests:
@@ -227,7 +228,9 @@ class Race:
         """Time a candidate beside the anchor: a few rounds, more unless it is clearly slower."""
         assert self._arena is not None
         workspace, arena = self._workspace, self._arena
-        memory = footprint(built.folder)
+        # A module has no file of its own worth weighing: its ONNX form holds the same weights.
+        weighed = built.model.forms.get("onnx", built.folder / "-").parent
+        memory = footprint(weighed if built.spec.engine == "torch" else built.folder)
         if not self._anchored:
             evidence = trial.evidence.model_copy(update={"memory": memory})
             return trial.model_copy(update={"evidence": evidence})

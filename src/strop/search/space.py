@@ -9,7 +9,7 @@ from strop import engines, techniques
 from strop.engines import Engine
 from strop.errors import StropError
 from strop.models.model import Model
-from strop.records import Deployment, Recipe, Step, Target
+from strop.records import Deployment, Recipe, Step, Target, Trial
 from strop.techniques import Technique
 
 
@@ -34,6 +34,25 @@ class JointSpace:
 
     def is_exact(self, recipe: Recipe) -> bool:
         return recipe.id in self.exact
+
+    def untried(self, history: Sequence[Trial]) -> list[Recipe]:
+        """The recipes worth proposing after `history`, in canonical order.
+
+        Left out are those that a trial has, and those that begin with steps that could not be
+        applied.
+        """
+        tried = {trial.recipe.id for trial in history}
+        dead = [
+            trial.recipe.steps[: trial.failed_step + 1]
+            for trial in history
+            if trial.failed_step is not None
+        ]
+        return [
+            recipe
+            for recipe in self.recipes
+            if recipe.id not in tried
+            and not any(recipe.steps[: len(prefix)] == prefix for prefix in dead)
+        ]
 
 
 def joint_space(

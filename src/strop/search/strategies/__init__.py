@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from strop import plugins
-from strop.search.strategies._base import Strategy, untried
+from strop.search.strategies._base import Strategy
 
-__all__ = ["Strategy", "get", "names", "untried"]
+__all__ = ["Strategy", "get", "names"]
 
 
 def names() -> tuple[str, ...]:

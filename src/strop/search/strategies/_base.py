@@ -24,9 +24,3 @@ class Strategy(ABC):
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
         """The next recipe, one that no trial in `history` has; None when nothing is left."""
-
-
-def untried(space: JointSpace, history: Sequence[Trial]) -> list[Recipe]:
-    """The recipes of `space` that no trial has, in canonical order."""
-    tried = {trial.recipe.id for trial in history}
-    return [recipe for recipe in space.recipes if recipe.id not in tried]

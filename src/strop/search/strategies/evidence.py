@@ -17,7 +17,7 @@ import numpy as np
 
 from strop.records import Recipe, Trial
 from strop.search.space import JointSpace
-from strop.search.strategies._base import Strategy, untried
+from strop.search.strategies._base import Strategy
 
 PRIOR: dict[str, tuple[float, float, float]] = {
     # feature: (log time, quality lost in tolerances, seconds to build), relative to the
@@ -48,7 +48,7 @@ class EvidenceOrder(Strategy):
     def propose(
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
-        left = untried(space, history)
+        left = space.untried(history)
         if not left:
             return None
         opening = _opening(space, left)

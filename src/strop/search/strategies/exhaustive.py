@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from strop.records import Recipe, Trial
 from strop.search.space import JointSpace
-from strop.search.strategies._base import Strategy, untried
+from strop.search.strategies._base import Strategy
 
 
 class Exhaustive(Strategy):
@@ -17,5 +17,5 @@ class Exhaustive(Strategy):
     def propose(
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
-        left = untried(space, history)
+        left = space.untried(history)
         return left[0] if left else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from strop.records import Recipe, Trial
 from strop.search.space import JointSpace
-from strop.search.strategies._base import Strategy, untried
+from strop.search.strategies._base import Strategy
 
 
 class RandomOrder(Strategy):
@@ -19,7 +19,7 @@ class RandomOrder(Strategy):
     def propose(
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
-        left = untried(space, history)
+        left = space.untried(history)
         if not left:
             return None
         rng = np.random.default_rng([seed, len(history)])

@@ -1,0 +1,35 @@
+# The two commands are `make demo` and `make test`; both go through `make install`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := 2.13.0
+
+.PHONY: install demo test test-all lint docs-check clean
+
+install: $(STAMP)
+
+# torch alone and first: with it installed, the rest is resolved under a constraint that names the
+# build that is there; anything looser replaces a CPU build by gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH)"
+	$(BIN)/python -m pip freeze | grep '^torch==' > $(VENV)/torch.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -c $(VENV)/torch.txt -e '.[all]' -r requirements-dev.txt
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/strop demo --output demo-out
+
+test: install
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q --doctest-modules src tests
+
+test-all: install
+	$(BIN)/python -m pytest -q --doctest-modules src tests -m ''
+
+clean:
+	rm -rf $(VENV) demo-out build dist

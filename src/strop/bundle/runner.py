@@ -1,0 +1,71 @@
+"""``run.py``: how to use the model with its engine alone, in a script that anybody can read."""
+
+from __future__ import annotations
+
+import json
+
+from strop.bundle.sample import fixed_batch
+from strop.records import Recipe, Signature
+
+_HEAD = '''"""Runs the model on the sample inputs. It needs {package} and numpy, and no strop."""
+from pathlib import Path
+import numpy as np
+{imports}
+here = Path(__file__).resolve().parent
+sample = np.load(here / "evidence" / "sample.npz")
+inputs = {{name[7:]: sample[name] for name in sample.files if name.startswith("inputs/")}}
+'''
+_FIXED = (
+    "inputs = {{name: np.resize(array, ({batch}, *array.shape[1:])) "
+    "for name, array in inputs.items()}}\n"
+)
+_TAIL = """for name, array in outputs.items():
+    print(name, array.dtype, list(array.shape))
+"""
+
+_ONNX = """session = ort.InferenceSession(here / "{artifact}", providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+outputs = dict(zip(names, session.run(names, inputs)))
+"""
+_OPENVINO = """model = ov.Core().compile_model(here / "{artifact}", "CPU", {properties})
+results = model(inputs)
+outputs = {{name: results[name] for name in {names}}}
+"""
+_EXPORTED = """# Loading an exported program may run code that it holds.
+program = torch.export.load(here / "{artifact}").module()
+with torch.inference_mode():
+    result = program(**{{name: torch.from_numpy(array) for name, array in inputs.items()}})
+values = result.values() if isinstance(result, dict) else result
+values = [values] if isinstance(values, torch.Tensor) else list(values)
+outputs = dict(zip({names}, (value.numpy() for value in values)))
+"""
+
+PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "exported": "torch"}
+"""The distribution that runs a form."""
+_IMPORTS = {
+    "onnx": "import onnxruntime as ort",
+    # OpenVINO sends usage reports through this package where it is installed.
+    "openvino": (
+        'import sys; sys.modules["openvino_telemetry"] = None  # sends no usage reports\n'
+        "import openvino as ov"
+    ),
+    "exported": "import torch",
+}
+_BODIES = {"onnx": _ONNX, "openvino": _OPENVINO, "exported": _EXPORTED}
+
+
+def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> str:
+    """The source of ``run.py`` for an artefact (a path inside the bundle)."""
+    options = recipe.deploy.options
+    # Left to itself OpenVINO computes in BF16 wherever the CPU can: not what was measured.
+    properties = {"INFERENCE_PRECISION_HINT": options.get("precision", "f32")}
+    if not options.get("dynamic_quantization", False):
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+    batch = fixed_batch(signature)
+    head = _HEAD.format(package=PACKAGES[form], imports=_IMPORTS[form])
+    body = _BODIES[form].format(
+        artifact=artifact,
+        properties=json.dumps(properties),
+        names=repr(list(signature.output_names)),
+    )
+    return head + ("" if batch is None else _FIXED.format(batch=batch)) + body + _TAIL

@@ -1,0 +1,80 @@
+"""The last thing on the screen: before and after, the claim, and where it all lies."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from strop.records import Candidate, Interval, Result
+from strop.search import Outcome
+
+
+def print_verdict(outcome: Outcome) -> None:
+    """Print a result for people, on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    result = outcome.result
+    console.print()
+    if result.status == "improved":
+        console.print(f"[bold green]improved[/]  {result.delivered.text}")
+        console.print(f"  {result.claim}")
+    else:
+        console.print("[bold yellow]nothing better could be claimed[/]")
+        console.print(f"  {result.reason}", highlight=False)
+        console.print(f"  delivered: {result.delivered.text}, {result.claim or 'the original'}")
+    if result.near_miss is not None:
+        miss = result.near_miss
+        ratio = f", {miss.speedup:.2f}× the equivalent" if miss.speedup else ""
+        console.print(f"  nearest miss: {miss.text}{ratio}: {miss.reason}")
+    console.print()
+    console.print(_table(result))
+    for found in result.delivered.evidence.speedups:
+        against = getattr(result, found.against).text
+        console.print(f"{_interval(found.ratio)} the speed of the {found.against}, {against}")
+    console.print()
+    console.print(f"bundle  {outcome.folder / result.bundle}")
+    if (outcome.folder / result.report).exists():
+        console.print(f"report  {outcome.folder / result.report}")
+
+
+def _table(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    columns = {
+        "original": result.original,
+        "fastest equivalent": result.equivalent,
+        "delivered": result.delivered,
+    }
+    for name in columns:
+        table.add_column(name, justify="right")
+    found = list(columns.values())
+    table.add_row("median latency", *(_latency(candidate) for candidate in found))
+    table.add_row(result.data.metric, *(_quality(candidate, result) for candidate in found))
+    table.add_row("peak memory", *(_bytes(candidate, "peak") for candidate in found))
+    table.add_row("file", *(_bytes(candidate, "file") for candidate in found))
+    return table
+
+
+def _latency(candidate: Candidate) -> str:
+    if not candidate.evidence.latency:
+        return "–"
+    found = candidate.evidence.latency[0].p50
+    return f"{found.estimate * 1e3:.3g} ms"
+
+
+def _interval(ratio: Interval) -> str:
+    return f"{ratio.estimate:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _quality(candidate: Candidate, result: Result) -> str:
+    evidence = candidate.evidence
+    found = evidence.prove_quality or evidence.search_quality
+    if found is None:
+        return "–"
+    score = found.reference if candidate is result.original else found.candidate
+    return f"{score:.2%} of {found.n:,}"
+
+
+def _bytes(candidate: Candidate, what: str) -> str:
+    memory = candidate.evidence.memory
+    value = getattr(memory, what) if memory else None
+    return f"{value / 1e6:.1f} MB" if value else "–"

@@ -1,0 +1,233 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import queue
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.engines._base import Arrays, Engine, Session
+from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines.telemetry import quiet_telemetry
+from strop.engines.validation import validate
+from strop.errors import InputError, MissingExtra, NotApplicable, StropError
+from strop.models.model import Model
+from strop.records import Applicability, Choice, Placement, Signature, Space, Target
+
+_DOMAINS = {"", "com.microsoft", "org.openvinotoolkit"}
+_DTYPES = {
+    *("float16", "float32", "float64", "bool"),
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+_PRECISIONS = ("f32", "bf16", "f16")
+_BF16 = {"avx512_bf16", "amx_bf16"}
+_F16 = {"avx512_fp16", "amx_fp16", "fp16"}
+
+
+class OpenVINO(Engine):
+    """Compiles the model for this machine when it is loaded; the artefact is portable IR.
+
+    Options
+    -------
+    precision
+        What floating-point operators compute in: ``f32`` (the default), ``bf16``, ``f16``. It is
+        always passed on, because OpenVINO left to itself takes BF16 wherever the CPU has it.
+    dynamic_quantization
+        Whether activations are quantised on the fly in front of INT8 weights; changes the numbers,
+        False by default (OpenVINO's own default is True).
+    flush_denormals
+        Whether numbers below 1e-38 count as zero; False by default.
+    """
+
+    name = "openvino"
+    consumes = ("openvino", "onnx")
+    packages = ("openvino",)
+    extra = "openvino"
+    exact_options = ("precision", "dynamic_quantization", "flush_denormals")
+
+    def available(self) -> Applicability:
+        if importlib.util.find_spec("openvino") is None:
+            return Applicability.no(str(MissingExtra("openvino", extra="openvino")))
+        return Applicability.yes()
+
+    def applies(self, model: Model, target: Target) -> Applicability:
+        if target.device != "cpu":
+            return Applicability.no(f"runs on the CPU only, not on '{target.device}'")
+        for answer in (
+            has_form(model, self.consumes),
+            border_types(model.signature, _DTYPES),
+        ):
+            if not answer:
+                return answer
+        if "openvino" in model.forms:
+            return Applicability.yes()
+        return known_domains(model.forms["onnx"], _DOMAINS)
+
+    def space(self, model: Model, target: Target) -> Space:
+        isa = set(target.machine.isa)
+        precisions = ["f32"]
+        if isa & _BF16:
+            precisions.append("bf16")
+        if isa & _F16:
+            precisions.append("f16")
+        return Space(choices=(Choice(name="precision", values=tuple(precisions)),))
+
+    def is_exact(self, options: Mapping[str, Any]) -> bool:
+        return (
+            super().is_exact(options)
+            and options.get("precision", "f32") == "f32"
+            and not options.get("dynamic_quantization", False)
+        )
+
+    def build(self, model: Model, options: Mapping[str, Any], workdir: Path) -> Path:
+        _check(options)
+        if "openvino" in model.forms:
+            shutil.copytree(model.forms["openvino"].parent, workdir, dirs_exist_ok=True)
+            return workdir / model.forms["openvino"].name
+        if "onnx" not in model.forms:
+            raise NotApplicable(has_form(model, self.consumes).reason)
+        openvino = _openvino()
+        artifact = workdir / "model.xml"
+        try:
+            network = openvino.Core().read_model(model.forms["onnx"])
+            _ports(network, model.signature)
+            openvino.save_model(network, artifact, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise NotApplicable(f"OpenVINO cannot read the model: {_gist(error)}") from error
+        return artifact
+
+    def load(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+    ) -> Session:
+        _check(options)
+        openvino = _openvino()
+        try:
+            network = openvino.Core().read_model(artifact)
+            ports = _ports(network, signature)
+            compiled = openvino.compile_model(network, "CPU", _properties(options, placement))
+        except RuntimeError as error:
+            raise NotApplicable(f"OpenVINO cannot compile the model: {_gist(error)}") from error
+        return _OpenVINOSession(compiled, ports, signature, placement)
+
+
+class _OpenVINOSession(Session):
+    thread_safe = True
+
+    def __init__(
+        self,
+        compiled: Any,
+        ports: tuple[tuple[int, ...], tuple[int, ...]],
+        signature: Signature,
+        placement: Placement,
+    ) -> None:
+        self.signature = signature
+        self.concurrency = placement.streams
+        inputs, outputs = ports
+        self._inputs = tuple(zip(inputs, signature.input_names, strict=True))
+        self._outputs = tuple(zip(outputs, signature.output_names, strict=True))
+        # A request serves one call at a time; callers beyond the streams wait for a free one.
+        self._compiled = compiled
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(placement.streams):
+            self._free.put(compiled.create_infer_request())
+
+    def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
+        if self._compiled is None:
+            raise StropError("the session is closed")
+        validate(arrays, self.signature)
+        given = {port: arrays[name] for port, name in self._inputs}
+        request = self._free.get()
+        try:
+            # Inputs are read in place, outputs are copied: the request reuses its own buffers.
+            values = request.infer(given, share_inputs=True, share_outputs=False)
+            return {name: values[port] for port, name in self._outputs}
+        except RuntimeError as error:
+            raise StropError(f"OpenVINO failed: {_gist(error)}") from error
+        finally:
+            self._free.put(request)
+
+    def close(self) -> None:
+        self._compiled = None
+        while not self._free.empty():
+            self._free.get()
+
+
+def _openvino() -> Any:
+    quiet_telemetry()
+    import openvino
+
+    return openvino
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    known = set(OpenVINO.exact_options)
+    if unknown := options.keys() - known:
+        raise InputError(
+            f"openvino has no option {', '.join(sorted(unknown))}",
+            hint=f"known: {', '.join(sorted(known))}",
+        )
+    precision = options.get("precision", "f32")
+    if precision not in _PRECISIONS:
+        raise InputError(
+            f"openvino's option precision is '{precision}'",
+            hint=f"known: {', '.join(_PRECISIONS)}",
+        )
+
+
+def _properties(options: Mapping[str, Any], placement: Placement) -> dict[str, Any]:
+    precision = options.get("precision", "f32")
+    quantize = bool(options.get("dynamic_quantization", False))
+    properties = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": placement.threads * placement.streams,
+        "NUM_STREAMS": placement.streams,
+        # Whoever starts us chooses the CPUs by affinity; threads that OpenVINO pins would fight
+        # with those of a neighbour process over the first cores.
+        "ENABLE_CPU_PINNING": False,
+        # Otherwise fewer threads than asked for run where two CPUs share a core.
+        "ENABLE_HYPER_THREADING": True,
+        "CPU_DENORMALS_OPTIMIZATION": bool(options.get("flush_denormals", False)),
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" and not quantize else "PERFORMANCE",
+    }
+    if not quantize:
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    return properties
+
+
+def _ports(network: Any, signature: Signature) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where each input and output of the signature stands in the network."""
+    return (
+        _positions("input", network.inputs, signature.input_names),
+        _positions("output", network.outputs, signature.output_names),
+    )
+
+
+def _positions(kind: str, ports: Any, names: tuple[str, ...]) -> tuple[int, ...]:
+    known = [port.get_names() for port in ports]
+    # One tensor may leave under several names; then only the order tells the outputs apart.
+    if len(known) == len(names) and all(
+        name in port for name, port in zip(names, known, strict=True)
+    ):
+        return tuple(range(len(names)))
+    positions = []
+    for name in names:
+        found = [number for number, port in enumerate(known) if name in port]
+        if not found:
+            raise NotApplicable(f"OpenVINO drops the {kind} '{name}'")
+        positions.append(found[0])
+    return tuple(positions)
+
+
+def _gist(error: Exception) -> str:
+    """The last line that says something: OpenVINO puts source lines and check texts first."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), type(error).__name__)

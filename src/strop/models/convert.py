@@ -1,0 +1,75 @@
+"""Conversions from the hub, ONNX, to an engine's own form."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from strop.errors import MissingExtra, NotApplicable
+from strop.models.graph import first_line
+from strop.models.model import Model
+
+
+def to_openvino(model: Model, workdir: Path) -> Model:
+    """The onnx form as OpenVINO IR, weights in full precision, names preserved.
+
+    Whoever calls it holds the result against `model` on examples (:func:`strop.models.parity`).
+
+    Parameters
+    ----------
+    workdir
+        An empty or new directory, which becomes the model's.
+
+    Raises
+    ------
+    MissingExtra
+        When OpenVINO is not installed.
+    NotApplicable
+        When OpenVINO cannot convert the graph; the message is shown to users.
+    """
+    if "onnx" not in model.forms:
+        raise NotApplicable("only a model with an onnx form converts to OpenVINO")
+    _block_telemetry()
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("openvino", extra="openvino") from error
+    try:
+        converted = openvino.convert_model(str(model.forms["onnx"]))
+    except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
+        raise NotApplicable(f"OpenVINO cannot convert the graph: {_reason(error)}") from error
+    _set_names(converted.inputs, model.signature.input_names)
+    _set_names(converted.outputs, model.signature.output_names)
+    path = workdir / "openvino" / "model.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(converted, str(path), compress_to_fp16=False)
+    return Model.seal(workdir, model.signature, source=model.source, meta=model.meta)
+
+
+def _block_telemetry() -> None:
+    """Keep ``openvino_telemetry`` out: OpenVINO then uses its own stub, which sends nothing."""
+    # None in sys.modules makes every import of the name raise ModuleNotFoundError.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
+def _set_names(ports: Any, names: tuple[str, ...]) -> None:
+    """Name each port exactly once: OpenVINO adds aliases of its own and drops a ``:0``.
+
+    ``convert_model`` keeps the graph's order, so that place identifies a port even where an
+    alias is ambiguous.
+    """
+    if len(ports) != len(names):
+        raise NotApplicable(
+            f"OpenVINO's conversion has {len(ports)} tensors where the signature names {len(names)}"
+        )
+    for port, name in zip(ports, names, strict=True):
+        port.get_tensor().set_names({name})
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong: OpenVINO puts it below where it was noticed."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    noise = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't", "Summary:")
+    telling = [line for line in lines if line and not line.startswith(noise)]
+    return first_line(telling[0] if telling else error)

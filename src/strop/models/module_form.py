@@ -1,0 +1,216 @@
+"""The `module` form: where an `nn.Module` comes from, and how named tensors go through it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from strop.errors import MissingExtra, ModelError
+from strop.models.model import ModuleSource
+from strop.models.user_code import load_function
+
+_QUOTED_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+@dataclass(frozen=True)
+class ModuleForm:
+    """What ``module/module.json`` holds: enough to call the module by names.
+
+    Attributes
+    ----------
+    spec
+        ``file.py:callable`` with an absolute path; None for a module made in Python.
+    live
+        Whether the module was made in Python: it then travels as `ModuleSource.payload`.
+    inputs
+        Names of forward's arguments, in the model's order.
+    outputs
+        Names of the outputs as the model's signature spells them.
+    keys
+        For each output, its place in what forward returns, as :func:`flatten` names it.
+    digest
+        sha256 over weights, structure and (for a spec) the source file.
+    """
+
+    spec: str | None
+    live: bool
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    keys: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def read(cls, path: Path) -> ModuleForm:
+        """The form in the file ``module.json`` at `path`."""
+        try:
+            values = json.loads(path.read_bytes())
+            values.pop("schema")
+            for name in ("inputs", "outputs", "keys"):
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"'{path}' is not a module form: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the form to the file at `path`, making its folder."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"schema": 1, **asdict(self)}, indent=1, ensure_ascii=False))
+
+    def run(self, module: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """Call `module` on named tensors; its output tensors by their names here.
+
+        Raises
+        ------
+        ModelError
+            When the module returns other tensors than it did when it was imported.
+        """
+        found = dict(flatten(call(module, self.inputs, [tensors[n] for n in self.inputs])))
+        if missing := [key for key in self.keys if key not in found]:
+            raise ModelError(
+                f"the module no longer returns {', '.join(missing)} but {', '.join(found)}"
+            )
+        return {name: found[key] for name, key in zip(self.outputs, self.keys, strict=True)}
+
+
+def instantiate(source: ModuleSource) -> Any:
+    """The `nn.Module` that `source` describes, in evaluation mode.
+
+    It runs the user's code: whoever calls it has made sure that the user trusts it.
+
+    Raises
+    ------
+    ModelError
+        When the file, the callable or its result is not what a spec promises.
+    """
+    if source.payload is not None:
+        try:
+            import cloudpickle
+        except ImportError as error:
+            raise MissingExtra("cloudpickle", extra="torch") from error
+        try:
+            return cloudpickle.loads(source.payload).eval()
+        except Exception as error:  # unpickling runs the user's code
+            raise ModelError(f"the module cannot be unpickled: {describe_error(error)}") from error
+    if source.spec is None:
+        raise ModelError("the module is not at hand", hint="import the model again")
+    return build(source.spec).eval()
+
+
+def build(spec: str) -> Any:
+    """Call what ``file.py:callable`` names; the module as the callable left it.
+
+    Raises
+    ------
+    InputError
+        When there is no such callable, or it fails, or it gives no module.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("torch", extra="torch") from error
+    factory = load_function(spec, trust=True)
+    if isinstance(factory.function, torch.nn.Module):
+        return factory.function
+    try:
+        module = factory()
+    except Exception as error:
+        raise ModelError(
+            f"'{factory}' fails: {describe_error(error)}", hint="it must run without arguments"
+        ) from error
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(
+            f"'{factory}' gives a {type(module).__name__}", hint="return a torch.nn.Module"
+        )
+    return module
+
+
+def call(module: Any, names: Sequence[str], values: Sequence[Any]) -> Any:
+    """``module(name=value, …)``; arguments that are positional only go by position."""
+    forward = getattr(module, "forward", module)
+    kinds = {name: one.kind for name, one in inspect.signature(forward).parameters.items()}
+    by_place = inspect.Parameter.POSITIONAL_ONLY
+    given = dict(zip(names, values, strict=True))
+    places = [given.pop(name) for name in names if kinds.get(name) is by_place]
+    return module(*places, **given)
+
+
+def flatten(result: Any) -> list[tuple[str, Any]]:
+    """The tensors in what forward returned, each with a name.
+
+    Dictionaries, data classes and named tuples name their tensors; a lone tensor or a tuple's
+    are ``output``, ``output_1``, ``output_2`` …; deeper ones add ``.key`` or ``.0``. What is no
+    tensor (None, a cache object, a number) is left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.zeros(1)
+    >>> [name for name, _ in flatten((x, x))], [name for name, _ in flatten({"y": x, "s": [x]})]
+    (['output', 'output_1'], ['y', 's.0'])
+    """
+    import torch
+
+    if isinstance(result, torch.Tensor):
+        return [("output", result)]
+    found: list[tuple[str, Any]] = []
+    for key, value in _children(result) or ():
+        name = key if isinstance(key, str) else f"output_{key}" if key else "output"
+        found.extend(_leaves(name, value))
+    return found
+
+
+def describe_error(error: BaseException) -> str:
+    """The first line of an error, and the user's own ``file.py:line`` where it shows.
+
+    The place is looked for in the message, where `torch.export` quotes the user's frames, and in
+    the traceback; the innermost wins.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = type(error).__name__
+    if lines:
+        text = lines[0].rstrip(". :")[:300]
+        if len(text) < 25:  # KeyError('x') reads 'x' and nothing else
+            text = f"{type(error).__name__}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(frame.filename, frame.lineno or 0) for frame in frames]
+    places += [(file, int(line)) for file, line in _QUOTED_FRAME.findall(str(error))]
+    own = [(Path(file).name, line) for file, line in places if not is_library(file)]
+    return "{} ({}:{})".format(text, *own[-1]) if own else text
+
+
+def is_library(file: str) -> bool:
+    """Whether a source file belongs to Python, to an installed package or to strop itself."""
+    paths = sysconfig.get_paths()
+    roots = (paths["stdlib"], paths["platstdlib"], str(Path(__file__).parents[1]), "<")
+    # strop's demo network is a user's file like any other, wherever it is installed.
+    demo = str(Path(__file__).parents[1] / "demo")
+    return (file.startswith(roots) or "-packages/" in file) and not file.startswith(demo)
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+        return
+    for key, inner in _children(value) or ():
+        yield from _leaves(f"{name}.{key}", inner)
+
+
+def _children(value: Any) -> list[tuple[str | int, Any]] | None:
+    if isinstance(value, Mapping):
+        return [(str(key), inner) for key, inner in value.items()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list):
+        return list(enumerate(value))
+    return None

@@ -1,0 +1,5 @@
+"""The HTML report: one file that opens offline and says what was claimed, and on what grounds."""
+
+from strop.report.page import write
+
+__all__ = ["write"]

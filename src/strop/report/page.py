@@ -1,0 +1,245 @@
+"""The page: everything put into one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+import strop
+from strop.records import Interval, Result
+from strop.report import figures, glance, pareto, sources, trials, wording
+from strop.report.numbers import Score, duration, percent
+from strop.report.sources import Launches, Sources
+
+_HERE = Path(__file__).parent
+_UNPRINTABLE = dict.fromkeys(
+    [
+        *(code for code in range(0x20) if chr(code) not in "\n\t"),
+        *range(0x7F, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
+    ],
+    "\N{REPLACEMENT CHARACTER}",
+)
+_PHASES = {
+    "import": "reading",
+    "build": "building",
+    "evaluate": "scoring",
+    "time": "timing",
+    "prove": "proving",
+    "own": "strop itself",
+}
+
+
+def write(folder: Path) -> Path:
+    """Write ``report.html`` into an output folder, or into a bundle, and return its path.
+
+    Parameters
+    ----------
+    folder
+        Holds ``result.json`` (an output folder) or ``evidence/result.json`` (a bundle). Raw
+        timings and scores are shown where the bundle's evidence has them.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no result.
+    StropError
+        When the result is damaged or of another schema.
+    """
+    folder = Path(folder)
+    text = render(sources.read(folder))
+    target = folder / "report.html"
+    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode("utf-8", "replace"))
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def render(given: Sources) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = (_HERE / "report.css").read_text(), (_HERE / "report.js").read_text()
+    page = environment.get_template("report.html").render(
+        **_context(given),
+        style=Markup(style),
+        script=Markup(script),
+        # Only these two texts may run or style: what slipped past escaping could still do nothing.
+        policy=f"default-src 'none'; style-src {_allowed(style)}; script-src {_allowed(script)}",
+    )
+    return _printable(page)
+
+
+def _context(given: Sources) -> dict[str, Any]:
+    """Everything that the template shows."""
+    result = given.result
+    score = Score.of(result)
+    found = trials.rows(result, score)
+    delivered = result.delivered.evidence
+    return {
+        "result": result,
+        "score": score,
+        "title": Path(result.model.partition(":")[0]).name or result.model,
+        "headline": wording.headline(result, score),
+        "lede": wording.lede(result, score),
+        "near_miss": wording.near_miss(result, score),
+        "glance": glance.glance(result, score),
+        "grounds": wording.grounds(result),
+        "facts": wording.facts(result, score),
+        "claim_picture": _claim_picture(result, score),
+        "answers": _answers(result, score),
+        "table": _fourfold(given, score),
+        "changes": _changes(given, score),
+        "plot": pareto.plot(result, trials.shown(result), score),
+        "pairs_timed": [_pair(launches, result) for launches in given.launches],
+        "rows": found,
+        "outcomes": trials.outcomes(found),
+        "left_out": len(result.trials) - len(found),
+        "operators": (delivered.operators_before, delivered.operators_after),
+        "notes": delivered.notes,
+        "damaged": given.damaged,
+        "roles": list(result.data.roles.items()),
+        "machine": wording.machine(result),
+        "asked": wording.asked(result),
+        "spent": _spent(result),
+        "total": duration(result.seconds.get("total")),
+        "budget": duration(result.budget_seconds),
+        "bundle": given.bundle,
+        "versions": [
+            ("strop", strop.__version__),
+            ("Python", result.machine.python),
+            *result.machine.packages.items(),
+        ],
+    }
+
+
+def _claim_picture(result: Result, score: Score) -> Markup | None:
+    claim = result.claim
+    if claim is None or claim.upper is None or claim.tolerance is None:
+        return None
+    quality = result.delivered.evidence.prove_quality
+    drop = None if quality is None else quality.drop
+    return figures.claim(drop, claim.upper, claim.tolerance, score)
+
+
+def _answers(result: Result, score: Score) -> str:
+    quality = result.delivered.evidence.prove_quality
+    if quality is None or quality.kind == "set" or result.claim is None:
+        return ""
+    return wording.answers(quality.lost, quality.won, quality.n, score)
+
+
+def _fourfold(given: Sources, score: Score) -> tuple[int, int, int, int] | None:
+    """Both right, only the original, only the delivered, neither: of 0/1 scores."""
+    before, after = _scores(given)
+    if score.kind != "binary" or before is None or after is None:
+        return None
+    return (
+        int(np.sum((before == 1) & (after == 1))),
+        int(np.sum((before == 1) & (after == 0))),
+        int(np.sum((before == 0) & (after == 1))),
+        int(np.sum((before == 0) & (after == 0))),
+    )
+
+
+def _changes(given: Sources, score: Score) -> Markup | None:
+    """The histogram of real-valued drops."""
+    before, after = _scores(given)
+    if score.kind != "bounded" or before is None or after is None:
+        return None
+    drops = before - after
+    drops = drops[np.isfinite(drops)]
+    return figures.changes(drops, score) if len(drops) else None
+
+
+def _scores(given: Sources) -> tuple[np.ndarray | None, np.ndarray | None]:
+    before, after = (given.scores.get(f"prove/{who}") for who in ("reference", "delivered"))
+    if before is None or after is None or before.shape != after.shape or not before.size:
+        return None, None
+    return before, after
+
+
+def _pair(launches: Launches, result: Result) -> dict[str, Any]:
+    """One pair's pictures, and what to say of them."""
+    interval = _interval(launches, result)
+    notes = []
+    if launches.shortened:
+        notes.append("The budget left fewer launches than planned.")
+    if not launches.settled:
+        notes.append("Not every warm-up settled before its time was up.")
+    return {
+        "left": launches.left,
+        "right": launches.right,
+        "launches": len(launches.log_ratios),
+        "calls": (len(launches.left_seconds), len(launches.right_seconds)),
+        "batch": launches.batch,
+        "confidence": None if interval is None else percent(interval.confidence),
+        "calls_picture": figures.calls(launches),
+        "launches_picture": figures.launches(launches, interval),
+        "notes": notes,
+    }
+
+
+def _interval(launches: Launches, result: Result) -> Interval | None:
+    """The reported interval of this pair's speed-up."""
+    of = {"delivered": result.delivered, "equivalent": result.equivalent}.get(launches.right)
+    speedups = () if of is None else of.evidence.speedups
+    return next(
+        (
+            one.ratio
+            for one in speedups
+            if one.against == launches.left and math.isfinite(one.ratio.estimate)
+        ),
+        None,
+    )
+
+
+def _spent(result: Result) -> Markup | None:
+    """Bars of the wall seconds by phase, the largest first."""
+    parts = [
+        (_PHASES.get(name, name), seconds)
+        for name, seconds in result.seconds.items()
+        if name != "total" and math.isfinite(seconds) and seconds >= 0.05
+    ]
+    parts.sort(key=lambda part: -part[1])
+    if not parts:
+        return None
+    total = result.seconds.get("total", math.nan)
+    longest = parts[0][1]
+    return figures.spent(parts, max(total, longest) if math.isfinite(total) else longest)
+
+
+def _allowed(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _printable(text: str) -> str:
+    """Text without the characters that HTML forbids and those that turn the reading direction.
+
+    Names and reasons come from outside, and may hold any.
+    """
+    return text.translate(_UNPRINTABLE)

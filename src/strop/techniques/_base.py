@@ -1,0 +1,82 @@
+"""The contract of a technique: turn a model into another model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from strop.data import Dataset
+from strop.models.model import Model
+from strop.records import Applicability, Space, Target
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may use besides the model.
+
+    Attributes
+    ----------
+    workdir
+        An empty directory for the new model; scratch files go below ``workdir / "scratch"``,
+        which is removed afterwards.
+    target
+        The machine and the goal.
+    data
+        Datasets by role; only the roles that the technique declared.
+    seed
+        Seed of everything random: equal seeds give equal models.
+    deadline
+        `time.monotonic` value after which the work is worthless; None without a limit.
+    emit
+        Takes a short line for the progress view.
+    """
+
+    workdir: Path
+    target: Target
+    data: Mapping[str, Dataset] = field(default_factory=dict)
+    seed: int = 0
+    deadline: float | None = None
+    emit: Callable[[str], None] = lambda line: None
+
+
+class Technique(ABC):
+    """Turns a model into another model, deterministically under ``ctx.seed``."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever the same parameters give another result; part of the cache key."""
+    consumes: ClassVar[str]
+    """The form that `apply` reads."""
+    produces: ClassVar[str]
+    """The form that `apply` writes."""
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Roles of the data that `apply` reads (``calibrate``, ``train``)."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions decide the result; part of the cache key."""
+    exact: ClassVar[bool] = False
+    """Whether the numbers stay the same up to rounding, so that equivalence may be claimed."""
+    batch_invariant: ClassVar[bool] = True
+    """Whether an example's outputs are the same whatever else is in its batch."""
+    stage: ClassVar[int] = 50
+    """Where it stands in a recipe: steps are ordered by stage, one step a stage."""
+
+    @abstractmethod
+    def applies(self, model: Model, target: Target) -> Applicability:
+        """Whether it can do anything for this model, or why not (shown to users)."""
+
+    @abstractmethod
+    def space(self, model: Model, target: Target) -> Space:
+        """Parameters and the values worth trying, the best default first."""
+
+    @abstractmethod
+    def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
+        """Write the new model into ``ctx.workdir`` and return it sealed.
+
+        Raises
+        ------
+        NotApplicable
+            When it turns out that it cannot be done; the message is shown to users.
+        """

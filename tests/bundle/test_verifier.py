@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strop.bundle import verifier as module
+from strop.bundle import verify, write
+from strop.errors import InputError, TrustError
+from strop.measure import PairTiming
+from strop.records import BatchLatency
+
+from .conftest import altered
+from .test_loader import flip
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings are measure's to test; here they take no time."""
+    import strop.measure
+
+    def curve(spec, inputs_by_batch, **_):
+        (batch,) = inputs_by_batch
+        return (BatchLatency(batch=batch, p50_seconds=0.001, p99_seconds=0.002),)
+
+    def pair(a, b, inputs, *, launches, **_):
+        assert Path(a.artifact).exists()
+        return PairTiming(
+            log_ratios=np.log([2.0, 2.1, 1.9, 2.0, 2.0])[:launches],
+            quads=(),
+            a_seconds=(),
+            b_seconds=(),
+            batch=len(inputs["x.1"]),
+            shortened=False,
+            settled=True,
+        )
+
+    monkeypatch.setattr(strop.measure, "curve", curve)
+    monkeypatch.setattr(strop.measure, "pair", pair)
+
+
+def statuses(found) -> dict[str, str]:
+    return {check.name: check.status for check in found.checks}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_without_data_nothing_fails_and_the_claim_stays_open(make, tmp_path, engine):
+    write(tmp_path / "bundle", make(engine))
+    lines: list[str] = []
+    found = verify(tmp_path / "bundle", emit=lines.append)
+    assert found.ok
+    assert found.verdict == "unproven"
+    assert statuses(found) == {
+        "files": "ok",
+        "load": "ok",
+        "sample": "ok",
+        "figures": "ok",
+        "speed": "unproven",
+        "claim": "unproven",
+        "machine": "ok",
+    }
+    assert "timing" in lines
+    assert json.loads(found.to_json())["schema"] == 1
+
+
+def test_a_proven_claim_is_confirmed_on_its_data(make, tmp_path, data):
+    write(tmp_path / "bundle", make(proven=True))
+    found = verify(tmp_path / "bundle", data=data)
+    assert found.verdict == "confirmed", found.checks
+    assert "450 examples" in next(it.detail for it in found.checks if it.name == "claim")
+
+
+def test_the_proof_set_is_found_in_shuffled_data(make, tmp_path, data):
+    write(tmp_path / "bundle", make(proven=True))
+    with np.load(data) as arrays:
+        order = np.random.default_rng(4).permutation(len(arrays["target"]))
+        shuffled = {name: arrays[name][order] for name in arrays.files}
+    found = verify(tmp_path / "bundle", data=shuffled)
+    assert found.verdict == "confirmed", found.checks
+
+
+def test_a_part_of_the_proof_set_confirms_nothing(make, tmp_path, data):
+    write(tmp_path / "bundle", make(proven=True))
+    with np.load(data) as arrays:
+        part = {name: arrays[name][:400] for name in arrays.files}
+    found = verify(tmp_path / "bundle", data=part)
+    assert found.verdict == "unproven"
+    claim = next(check for check in found.checks if check.name == "claim")
+    assert claim.detail == "the data hold 350 of the 450 examples of the proof set"
+
+
+def test_a_worse_model_is_refuted(make, tmp_path, weights, data):
+    """The digests fit, so that only the outputs tell that the model is not the proven one."""
+    from .conftest import build
+
+    contents = make(proven=True)
+    bad = build(-weights, "onnxruntime", tmp_path / "bad")
+    write(tmp_path / "bundle", altered(contents, artifact=bad))
+    found = verify(tmp_path / "bundle", data=data)
+    assert found.verdict == "refuted"
+    assert not found.ok
+
+
+def test_the_original_is_timed_and_compared(make, tmp_path, data, original):
+    write(tmp_path / "bundle", make())
+    found = verify(tmp_path / "bundle", data=data, original=original)
+    assert found.verdict == "confirmed", found.checks
+    speed = next(check for check in found.checks if check.name == "speed")
+    assert speed.status == "ok"
+    assert speed.detail.startswith("2.00× [1.9")
+    assert statuses(found)["original"] == "unproven"  # the fixture records no real digest
+
+
+def test_an_equivalence_that_does_not_hold_fails(make, tmp_path, weights, original, data):
+    from .conftest import build
+
+    worse = build(weights * 1.01, "onnxruntime", tmp_path / "worse")
+    write(tmp_path / "bundle", altered(make(), artifact=worse))
+    found = verify(tmp_path / "bundle", data=data, original=original)
+    assert statuses(found)["sample"] == "failed"
+    assert found.verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model/model.onnx", "evidence/scores.npz", "evidence/result.json", "run.py", "README.md"],
+)
+def test_a_flipped_byte_anywhere_fails(make, tmp_path, name):
+    write(tmp_path / "bundle", make())
+    flip(tmp_path / "bundle" / name)
+    found = verify(tmp_path / "bundle")
+    (check,) = found.checks  # what was changed is not run
+    assert (check.name, check.status) == ("files", "failed")
+    assert f"'{name}' has changed" in check.detail
+
+
+def test_missing_and_added_files_fail(make, tmp_path):
+    write(tmp_path / "bundle", make())
+    (tmp_path / "bundle/run.py").unlink()
+    (tmp_path / "bundle/extra").write_text("")
+    (check,) = verify(tmp_path / "bundle").checks
+    assert "'run.py' is missing" in check.detail
+    assert "'extra' is not listed" in check.detail
+
+
+def test_another_instruction_set_leaves_the_claim_open(make, tmp_path, data):
+    contents = make(proven=True)
+    claim = contents.claim.model_copy(update={"isa": (*contents.claim.isa, "amx_int9")})
+    write(tmp_path / "bundle", altered(contents, claim=claim))
+    before = verify(tmp_path / "bundle")
+    assert statuses(before)["machine"] == "unproven"
+    assert "lacks amx_int9" in before.checks[-1].detail
+    after = verify(tmp_path / "bundle", data=data)
+    assert statuses(after)["machine"] == "ok"
+
+
+def test_a_beautified_figure_fails(make, tmp_path):
+    contents = make(proven=True)
+    claim = contents.claim.model_copy(update={"upper": 0.0001})
+    write(tmp_path / "bundle", altered(contents, claim=claim))
+    found = verify(tmp_path / "bundle")
+    assert statuses(found)["figures"] == "failed"
+    assert not found.ok
+
+
+def test_slower_than_promised_fails(make, tmp_path, original, monkeypatch):
+    import strop.measure
+
+    write(tmp_path / "bundle", make())
+    fast = strop.measure.pair
+
+    def slow(*args, **kwargs):
+        timing = fast(*args, **kwargs)
+        return PairTiming(**{**vars(timing), "log_ratios": -timing.log_ratios})
+
+    monkeypatch.setattr(strop.measure, "pair", slow)
+    found = verify(tmp_path / "bundle", original=original)
+    assert statuses(found)["speed"] == "failed"
+
+
+def test_recorded_code_asks_for_trust(make, tmp_path, data):
+    source = tmp_path / "code.py"
+    source.write_text("def same(arrays):\n    return arrays\n")
+    write(tmp_path / "bundle", altered(make(proven=True), preprocess=f"{source}:same"))
+    with pytest.raises(TrustError, match=r"preprocess.py:same is code"):
+        verify(tmp_path / "bundle", data=data)
+    found = verify(tmp_path / "bundle", data=data, trust=True)
+    assert found.verdict == "confirmed", found.checks
+    assert not (tmp_path / "bundle/__pycache__").exists()
+
+
+def test_a_metric_of_the_users_is_run_from_the_bundle(make, tmp_path, data):
+    from strop.models.user_code import load_function
+
+    source = tmp_path / "score.py"
+    source.write_text(
+        "def right(outputs, target):\n    return outputs['y'].argmax(axis=1) == target\n"
+    )
+    contents = make(proven=True)
+    sha256 = load_function(f"{source}:right", trust=True).sha256
+    metric = {"name": "score.py:right", "function": f"{source}:right", "sha256": sha256}
+    lineage = {**contents.lineage, "metric": {**metric, "kind": "binary"}}
+    write(tmp_path / "bundle", altered(contents, lineage=lineage))
+    source.unlink()
+    with pytest.raises(TrustError):
+        verify(tmp_path / "bundle", data=data)
+    assert verify(tmp_path / "bundle", data=data, trust=True).verdict == "confirmed"
+
+
+def test_no_bundle_is_bad_input(tmp_path):
+    with pytest.raises(InputError):
+        verify(tmp_path)
+
+
+def test_the_speed_is_measured_for_real(make, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    write(tmp_path / "bundle", make())
+    check = module.verify(tmp_path / "bundle").checks[4]
+    assert check.name == "speed"
+    assert "ms here (batch 1)" in check.detail

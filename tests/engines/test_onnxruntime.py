@@ -1,0 +1,5 @@
+from strop.testing.engines import EngineConformance
+
+
+class TestConformance(EngineConformance):
+    engine = "onnxruntime"

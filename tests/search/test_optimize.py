@@ -1,0 +1,189 @@
+"""Whole searches on a small real model: the claim, the bundle, bad input, kill and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import strop
+from strop.errors import InputError
+from strop.records import Result
+from strop.search import Outcome, Request, optimize
+
+from .digits import fitted, write_data, write_model
+
+STROP = [sys.executable, "-c", "from strop.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "digits.onnx")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "digits.npz")
+
+
+@pytest.fixture(scope="module")
+def outcome(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    folder = tmp_path_factory.mktemp("outcome")
+    request = Request(
+        model=model,
+        data=data,
+        within="3%",
+        output=folder / "out",
+        budget="40s",
+        engines=["onnxruntime", "openvino"],
+        techniques=["int8-dynamic", "int8-nncf"],
+    )
+    return optimize(request)
+
+
+def test_a_search_ends_with_a_result_that_says_what_was_done(outcome: Outcome) -> None:
+    result = outcome.result
+    assert result == Result.read(outcome.folder / "result.json")
+    assert result.trials[0].recipe == result.original.recipe
+    assert len(result.trials) > 3
+    assert result.claim is not None
+    assert {"calibrate", "search", "prove"} <= set(result.data.roles)
+    assert sum(result.data.roles.values()) == len(fitted()[1])
+    if result.status == "improved":
+        against = {found.against: found.ratio for found in result.delivered.evidence.speedups}
+        assert against["equivalent"].low > 1
+        assert result.claim.upper is not None
+        assert result.claim.upper <= result.tolerance
+    else:
+        assert result.claim.kind == "equivalent"
+        assert result.reason
+
+
+def test_the_bundle_runs_and_is_what_the_claim_says(outcome: Outcome) -> None:
+    weights, images, target = fitted()
+    with strop.load(outcome.bundle) as bundle:
+        logits = bundle(pixels=images)["logits"]
+    hidden = np.maximum(images.astype(np.float64) @ weights[0] + weights[1], 0)
+    exact = hidden @ weights[2] + weights[3]
+    reference = np.mean(exact.argmax(axis=1) == target)
+    delivered = np.mean(logits.argmax(axis=1) == target)
+    assert reference - delivered < outcome.result.tolerance
+    if outcome.result.claim is not None and outcome.result.claim.kind == "equivalent":
+        np.testing.assert_allclose(logits, exact, rtol=1e-2, atol=1e-3)
+
+
+def test_the_figures_can_be_recomputed_from_the_evidence(outcome: Outcome) -> None:
+    figures = strop.bundle.recompute(outcome.bundle)
+    assert figures
+    assert [figure for figure in figures if figure.agrees is False] == []
+
+
+def test_too_few_examples_are_a_warning_and_only_equivalents_are_tried(
+    model: Path, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "few.npz", rows=60)
+    found = optimize(
+        Request(model=model, data=data, within="1%", output=tmp_path / "out", budget="20s")
+    )
+    assert any("too few" in line for line in found.result.warnings)
+    assert found.result.claim is not None
+    assert found.result.claim.kind == "equivalent"
+    steps = {step.technique for trial in found.result.trials for step in trial.recipe.steps}
+    assert steps <= {"cleanup"}
+
+
+def test_bad_input_leaves_nothing_behind(model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    truncated = tmp_path / "half.onnx"
+    truncated.write_bytes(model.read_bytes()[:1000])
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, pixels=np.zeros((50, 63), np.float32), target=np.zeros(50, np.int64))
+    metric = tmp_path / "metric.py"
+    metric.write_text("def fn(outputs, target):\n    raise RuntimeError('no such luck')\n")
+    good = {"model": model, "data": data, "within": "1%", "output": output, "budget": "20s"}
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"model": truncated}, "half.onnx"),
+        ({"model": tmp_path / "absent.onnx"}, "absent.onnx"),
+        ({"data": wrong}, "pixels"),
+        ({"data": tmp_path / "absent.npz"}, "absent.npz"),
+        ({"within": "0"}, "tolerance"),
+        ({"metric": f"{metric}:fn", "trust": True}, "no such luck"),
+        ({"metric": f"{metric}:fn"}, "trust"),
+        ({"metric": "nonsense"}, "nonsense"),
+        ({"strategy": "nonsense"}, "nonsense"),
+        ({"goal": "beauty"}, "beauty"),
+        ({"output": "/proc/nowhere/out"}, "written"),
+        ({"resume": True}, "resume"),
+    ]
+    for change, said in cases:
+        with pytest.raises(InputError, match=said) as caught:
+            optimize(Request(**(good | change)))  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+        assert not output.exists()
+
+
+def test_an_output_folder_of_somebody_else_is_refused(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="has not written"):
+        optimize(Request(model=model, data=data, within="1%", output=tmp_path, budget="20s"))
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_the_command_line_answers_bad_input_with_one_line_and_code_2(
+    data: Path, tmp_path: Path
+) -> None:
+    command = [*STROP, "optimize", str(tmp_path / "absent.onnx"), "--data", str(data)]
+    done = subprocess.run(
+        [*command, "--within", "1%", "--output", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "absent.onnx" in done.stderr
+
+
+def test_a_killed_search_is_resumed_without_repeating_its_trials(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    command = [*STROP, "optimize", str(model), "--data", str(data), "--within", "3%"]
+    command += ["--output", str(output), "--budget", "60s", "--engine", "onnxruntime", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = output / "journal.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if journal.exists() and journal.read_text().count('"trial-finished"') >= 2:
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = _trials(journal)
+    assert len(before) >= 2
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    result = Result.from_json(done.stdout)
+    assert [trial.number for trial in result.trials] == list(range(len(result.trials)))
+    after = _trials(journal)
+    assert after[: len(before)] == before
+    assert len({number for number, _ in after}) == len(after)
+
+
+def _trials(journal: Path) -> list[tuple[int, str]]:
+    events = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+    return [
+        (event["trial"]["number"], json.dumps(event["trial"]["recipe"], sort_keys=True))
+        for event in events
+        if event["event"] == "trial-finished"
+    ]
