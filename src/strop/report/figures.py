@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from strop.records import Interval
-from strop.report.numbers import Score, TimeUnit, bounds, fixed, ratio
+from strop.report.numbers import Score, TimeUnit, fixed, ratio, ratio_bounds
 from strop.report.sources import Launches
 from strop.report.svg import Axis, Svg, tick_text
 
@@ -91,10 +91,12 @@ def claim(drop: Interval | None, upper: float, tolerance: float, score: Score) -
 def calls(pair: Launches) -> Markup:
     """Share of calls that took at most so long, left and right: two empirical distributions."""
     picture = Svg(380, 250, class_="calls", label=f"Seconds of a call, {pair.left}, {pair.right}")
-    both = np.concatenate([pair.left_seconds, pair.right_seconds])
-    unit = TimeUnit.fitting([float(np.quantile(both, 0.9))])
-    # The slowest call in a thousand may be far out: the axis ends there, the curve with it.
-    low, high = (float(np.quantile(both, q)) * unit.scale for q in (0.0, 0.998))
+    right = pair.right_seconds
+    both = np.concatenate([pair.left_seconds, right])
+    unit = TimeUnit.fitting([float(np.median(pair.left_seconds))])
+    # The slowest of all may be far out: the axis ends soon after the slower one's 99%.
+    tails = [float(np.quantile(seconds, 0.99)) for seconds in (pair.left_seconds, right)]
+    low, high = float(both.min()) * unit.scale, 1.1 * max(tails) * unit.scale
     high = max(high, low * 1.05)
     axis = Axis(low * 0.94, high * 1.03, 40, 370, log=high > 10 * low)
     share = Axis(0.0, 1.0, 200, 26)
@@ -135,7 +137,7 @@ def launches(pair: Launches, interval: Interval | None) -> Markup:
         )
         middle = axis(interval.estimate)
         picture.line(middle, top - 4, middle, floor, class_="reach")
-        label = f"{ratio(interval.estimate)} ({bounds(interval, decimals=2)})"
+        label = f"{ratio(interval.estimate)} ({ratio_bounds(interval)})"
         picture.text(middle, top - 32, label, class_="upper", **_anchor(middle, 380))
     step = (floor - top - 16) / max(len(ratios) - 1, 1)
     for number, value in enumerate(ratios):

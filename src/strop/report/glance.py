@@ -10,7 +10,16 @@ from markupsafe import Markup
 
 from strop.records import Candidate, Evidence, Interval, Quality, Result
 from strop.report import figures
-from strop.report.numbers import NONE, Score, TimeUnit, bounds, ratio, significant, size
+from strop.report.numbers import (
+    NONE,
+    Score,
+    TimeUnit,
+    bounds,
+    ratio,
+    ratio_bounds,
+    significant,
+    size,
+)
 
 
 @dataclass(frozen=True)
@@ -89,12 +98,13 @@ def _latency_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Ro
     if not known:
         return []
     unit = TimeUnit.fitting([latency.p50.estimate for latency in known])
-    calls = known[-1].calls
+    fewest, most = min(one.calls for one in known), max(one.calls for one in known)
+    counted = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     rows: list[Row | None] = []
     for name, note, field in (
         ("Median call", f"batch {known[0].batch}, {known[0].threads} threads", "p50"),
         ("90% of calls within", "", "p90"),
-        ("99% of calls within", f"over {calls:,} calls", "p99"),
+        ("99% of calls within", f"over {counted} calls", "p99"),
     ):
         values: list[Interval | None] = [
             None if latency is None else getattr(latency, field) for latency in latencies
@@ -137,7 +147,7 @@ def _speed_row(candidates: Sequence[Candidate], whos: Sequence[str]) -> Row | No
     for one, who in zip(found, whos, strict=True):
         if one is not None and math.isfinite(one.estimate):
             picture = figures.bar(one.estimate, largest, who, one)
-            cells.append(Cell(ratio(one.estimate), bounds(one, decimals=2), picture))
+            cells.append(Cell(ratio(one.estimate), ratio_bounds(one), picture))
         elif who == "original":
             cells.append(Cell("1×", "", figures.bar(1.0, largest, who)))
         else:

@@ -49,7 +49,8 @@ def ratio(value: float | None) -> str:
 
 def percent(share: float) -> str:
     """A confidence or an error as it is spoken of: ``95%``, ``2.5%``, ``99.9%``."""
-    return f"{share * 100:.4g}%" if math.isfinite(share) else significant(share)
+    digits = 4 if share > 0.5 else 2
+    return f"{share * 100:.{digits}g}%" if math.isfinite(share) else significant(share)
 
 
 def bounds(interval: Interval, scale: float = 1.0, decimals: int | None = None) -> str:
@@ -61,6 +62,11 @@ def bounds(interval: Interval, scale: float = 1.0, decimals: int | None = None) 
         return significant(value) if decimals is None else fixed(value, decimals)
 
     return f"{text(interval.low * scale)} to {text(interval.high * scale)}"
+
+
+def ratio_bounds(interval: Interval) -> str:
+    """The ends of a ratio's interval, written as :func:`ratio` writes its middle."""
+    return bounds(interval, decimals=2 if interval.high < 10 else None)
 
 
 def size(count: float | None) -> str:

@@ -41,13 +41,14 @@ _PHASES = {
 
 
 def write(folder: Path) -> Path:
-    """Write ``report.html`` into an output folder, or into a bundle, and return its path.
+    """Write ``report.html`` into an output folder and return its path.
 
     Parameters
     ----------
     folder
         Holds ``result.json`` (an output folder) or ``evidence/result.json`` (a bundle). Raw
-        timings and scores are shown where the bundle's evidence has them.
+        timings and scores are shown where the bundle's evidence has them. A bundle is sealed by
+        its manifest, so that its report is written beside it, as ``BUNDLE-report.html``.
 
     Raises
     ------
@@ -58,8 +59,12 @@ def write(folder: Path) -> Path:
     """
     folder = Path(folder)
     text = render(sources.read(folder))
-    target = folder / "report.html"
-    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
+    if (folder / "result.json").is_file():
+        target = folder / "report.html"
+    else:
+        place = folder.resolve()
+        target = place.with_name(f"{place.name}-report.html")
+    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8", "replace"))

@@ -72,7 +72,7 @@ def read(folder: Path) -> Sources:
         bundle, evidence = result.bundle, folder / result.bundle / "evidence"
     elif (folder / "evidence" / "result.json").is_file():
         evidence = folder / "evidence"
-        result, bundle = Result.read(evidence / "result.json"), "."
+        result, bundle = Result.read(evidence / "result.json"), folder.resolve().name
     else:
         raise InputError(
             f"there is no result in '{folder}'",

@@ -112,24 +112,23 @@ def _linear_ticks(axis: Axis, about: int) -> list[float]:
     span = axis.high - axis.low
     if not span > 0:
         return [axis.low]
-    raw = span / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * nice for nice in (1, 2, 2.5, 5, 10) if power * nice >= raw * 0.999)
+    power = 10.0 ** math.floor(math.log10(span / about))
+    steps = [power * nice for nice in (1, 2, 2.5, 5, 10)]
+    step = min(steps, key=lambda step: abs(span / step - about))
     first = math.ceil(axis.low / step - 1e-9)
     return [k * step for k in range(first, math.floor(axis.high / step + 1e-9) + 1)]
 
 
 def _log_ticks(axis: Axis, about: int) -> list[float]:
     powers = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
-    found: list[float] = []
-    for digits in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
+    best: list[float] = []
+    for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)):
         values = [digit * 10.0**power for power in powers for digit in digits]
         found = [value for value in values if axis.low <= value <= axis.high]
-        if len(found) >= about - 1:
-            return found
+        if abs(len(found) - about) < abs(len(best) - about):
+            best = found
     # Less than an octave: the logarithm is nearly straight, and so are round steps.
-    linear = _linear_ticks(Axis(axis.low, axis.high, 0, 1), about)
-    return linear if len(found) < 3 else found
+    return best if len(best) >= 3 else _linear_ticks(axis, about)
 
 
 def _attributes(attributes: Mapping[str, str | float]) -> Markup:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from strop.records import Quality, Result, Trial
-from strop.report.numbers import NONE, Score, bounds, duration, fixed, ratio, size
+from strop.report.numbers import NONE, Score, duration, fixed, ratio, ratio_bounds, size
 from strop.report.pareto import speed_of
 
 MOST = 1_000
@@ -84,7 +84,7 @@ def _row(trial: Trial, result: Result, score: Score) -> Row:
         lost_bounds="" if drop is None else score.drop_bounds(drop),
         lost_key="" if drop is None else _key(drop.estimate),
         speed=ratio(None if speed is None else speed.estimate),
-        speed_bounds="" if speed is None else bounds(speed, decimals=2),
+        speed_bounds="" if speed is None else ratio_bounds(speed),
         speed_key="" if speed is None else _key(speed.estimate),
         file=size(None if memory is None else memory.file),
         file_key="" if memory is None else str(memory.file),

@@ -8,7 +8,9 @@ from markupsafe import Markup
 
 from strop.proof import ledger_alpha
 from strop.records import Candidate, Claim, Result, Speedup
-from strop.report.numbers import Score, TimeUnit, bounds, percent, ratio, significant, size
+from strop.report.numbers import Score, TimeUnit, percent, ratio, ratio_bounds, significant, size
+
+_WIDE = 1.25  # an interval whose ends differ by more: its middle would promise too much
 
 
 def headline(result: Result, score: Score) -> str:
@@ -168,10 +170,22 @@ def _gain(result: Result) -> str:
     found = _against(after, "original") or _against(after, "equivalent")
     if found is None or not math.isfinite(found.ratio.estimate):
         return ""
-    text = f"{significant(found.ratio.estimate, 2)}× faster"
-    if found.against == "equivalent" and not _same(result.original, result.equivalent):
+    text = _faster(found)
+    if text and found.against == "equivalent" and not _same(result.original, result.equivalent):
         text += " than the fastest equivalent"
     return text
+
+
+def _faster(found: Speedup) -> str:
+    """``2.9× faster``; where the interval is wide, only what it makes sure of."""
+    low, high = found.ratio.low, found.ratio.high
+    if not (low > 0 and high < _WIDE * low):  # also where an end is unknown
+        if not low > 1:
+            return ""
+        return f"At least {math.floor(low * 10) / 10 if low < 10 else math.floor(low):g}× faster"
+    if found.ratio.estimate <= 1:
+        return ""
+    return f"{significant(found.ratio.estimate, 2)}× faster"
 
 
 def _speed_sentence(result: Result) -> str:
@@ -194,7 +208,7 @@ def _speed_sentence(result: Result) -> str:
 
 
 def _times(found: Speedup) -> str:
-    ends = bounds(found.ratio, decimals=2)
+    ends = ratio_bounds(found.ratio)
     interval = f" ({percent(found.ratio.confidence)} interval {ends})" if ends else ""
     return f"{ratio(found.ratio.estimate)}{interval}"
 

@@ -134,6 +134,11 @@ def deliver(
         )
     elif won is not None:
         timings["original/delivered"] = timings["equivalent/delivered"]
+    if not timings:
+        # The original against itself: its latency, and how well this machine can tell times apart.
+        timings["original/original"] = _pair(
+            workspace, original, original, share=0.4, label="the original against itself"
+        )
     faster_equivalent = won is None and not same
     improved = won is not None or (too_few and faster_equivalent)
     if improved:
@@ -254,7 +259,7 @@ def _measure(
                 continue
             if right in names:
                 calls = calls or list(timing.b_seconds)
-                if all(found.against != left for found in speedups):
+                if left != right and all(found.against != left for found in speedups):
                     speedups.append(speedup(timing, left))
             elif left in names:
                 calls = calls or list(timing.a_seconds)

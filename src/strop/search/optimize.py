@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ from strop.workers import Pool
 
 Listener = Callable[[Event], None]
 _MEMORY_SHARE = 0.8
+_PROOF_RUNS = 3.5
+_TIMING_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,11 @@ def _search(
         recipe, workspace.model, spec, artifact.parent, digest_of_tree(artifact.parent)
     )
     evaluator = Evaluator(workspace, spec)
+    start = time.monotonic()
     reference = evaluator.score_original("search")
+    # The original, its equivalent and a few candidates are still to be run over *prove*.
+    seconds = (time.monotonic() - start) * len(workspace.roles["prove"]) / reference.n
+    clock.reserve(_PROOF_RUNS * seconds + _TIMING_SHARE * clock.budget)
     mean = reference.set_values[0] if reference.set_values else float(reference.reference.mean())
     workspace.tolerance = task.tolerance.absolute(mean)
     note, enough = intake.power_note(

@@ -116,8 +116,16 @@ def prove_in_order(
         proof = _prove_one(workspace, evaluator, trial, built, search_drops, alpha, run, digest)
         longest = max(longest, time.monotonic() - start)
         found.append(proof)
+        # Of a candidate that was not proven nothing is published: what is known of the proof set
+        # would make later candidates adaptive to it.
+        told = proof if proof.claim is not None else None
         workspace.emit(
-            ProofFinished(number=trial.number, claim=proof.claim, upper=proof.upper, p=proof.p)
+            ProofFinished(
+                number=trial.number,
+                claim=proof.claim,
+                upper=told.upper if told else None,
+                p=told.p if told else None,
+            )
         )
         if proof.claim is None:
             break
@@ -170,7 +178,7 @@ def _prove_one(
         proven = upper is not None and upper < workspace.tolerance
         method, p, groups = "paired BCa bootstrap", None, record.groups
         if upper is not None and not proven:
-            reason = f"loses up to {upper:.2%}"
+            reason = _unproven(workspace, record)
     else:
         drops = search_drops.get(trial.number)
         v_search = None
@@ -187,7 +195,7 @@ def _prove_one(
         )
         proven, upper, p, method = result.proven, result.upper, result.p, result.method
         groups = result.groups
-        reason = "" if proven else f"may lose up to {upper:.2%} on unseen data"
+        reason = "" if proven else _unproven(workspace, record)
     claim = None
     if proven:
         claim = Claim(
@@ -206,3 +214,7 @@ def _prove_one(
             isa=workspace.target.machine.isa,
         )
     return Proof(trial, claim, record, scored, upper, p, reason, plan_digest)
+
+
+def _unproven(workspace: Workspace, record: Quality) -> str:
+    return f"could not be proven within {workspace.tolerance:.2%} on {record.n:,} unseen examples"

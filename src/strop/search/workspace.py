@@ -38,7 +38,7 @@ class Clock:
     def __init__(self, budget: float, *, reserve: float = 0.25, spent: float = 0.0) -> None:
         self._start = time.monotonic() - spent
         self.budget = budget
-        self.reserve = reserve
+        self._reserved = reserve * budget
         self.phases: dict[str, float] = {}
         self._inner: list[float] = []
 
@@ -49,7 +49,11 @@ class Clock:
     @property
     def race_left(self) -> float:
         """Seconds until the race must stop."""
-        return self.budget * (1 - self.reserve) - self.elapsed
+        return self.budget - self._reserved - self.elapsed
+
+    def reserve(self, seconds: float) -> None:
+        """Keep at least so many seconds for the end, but never more than 60% of the budget."""
+        self._reserved = max(self._reserved, min(seconds, 0.6 * self.budget))
 
     @property
     def left(self) -> float:

@@ -1,0 +1,82 @@
+"""Help works everywhere, says what there is, and loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("optimize", "demo", "inspect", "compare", "verify", "report", "doctor")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "scipy", "pydantic", "numpy")
+
+
+def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def _strop(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return _python("from strop.cli import main; main()", *arguments)
+
+
+def test_help_names_every_command() -> None:
+    done = _strop("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f" {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str) -> None:
+    done = _strop(name, "--help")
+    assert done.returncode == 0
+    assert f"strop {name}" in done.stdout
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("line", ["import strop", "from strop.cli import main; main()"])
+def test_nothing_heavy_is_imported(line: str) -> None:
+    code = f"""
+import sys
+sys.argv[1:] = ["--help"]
+try:
+    {line}
+except SystemExit:
+    pass
+heavy = [name for name in {HEAVY!r} if name in sys.modules]
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+    done = _python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing",), "No such command"),
+        (("inspect",), "Missing argument"),
+        (("compare", "a", "b"), "--data"),
+        (("doctor", "--loud"), "--loud"),
+        (("inspect", "missing.onnx"), "missing.onnx"),
+        (("inspect", "net.py:build"), "--trust"),
+        (("verify", "missing"), "missing"),
+        (("report", "missing"), "missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments: tuple[str, ...], words: str) -> None:
+    done = _strop(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert not done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("strop: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = _strop()
+    assert done.returncode == 2
+    assert "Usage: strop" in done.stdout
+    assert not done.stderr
