@@ -165,7 +165,7 @@ def build_stock(entry: Entry, zoo: Path, output: Path, venvs: Path) -> None:
         if (folder / "built.json").exists():
             continue
         print(f"{entry.name}: {tool.name}", flush=True)
-        failure = _run_tool(tool, zoo / "model.onnx", calibration, folder, venvs)
+        failure = _run_tool(tool, entry, zoo / "model.onnx", calibration, folder, venvs)
         if failure:
             name = {"olive_int8": "Olive", "inc_int8": "INC"}.get(tool.name, tool.name)
             row = {"name": name, "error": failure}
@@ -177,12 +177,16 @@ def original_signature(zoo: Path) -> Signature:
     return graph.signature(graph.read(zoo / "model.onnx"))
 
 
-def _run_tool(tool: Tool, model: Path, calibration: Path, folder: Path, venvs: Path) -> str:
+def _run_tool(
+    tool: Tool, entry: Entry, model: Path, calibration: Path, folder: Path, venvs: Path
+) -> str:
     """Empty when the tool has handed its rows back, else one line on why not."""
     python, failure = _interpreter(tool, venvs)
     if failure:
         return failure
     arguments = [str(path.resolve()) for path in (tool.script, model, calibration, folder)]
+    if entry.transformer:
+        arguments.append("transformer")
     return _run([str(python), *arguments], folder / "log.txt")
 
 

@@ -13,7 +13,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "examples" / "zoo"))
 
-from efficientnet_lite0 import _module  # noqa: E402
+from efficientnet_lite0 import _module
 
 
 class ByName(torch.nn.Module):

@@ -23,6 +23,8 @@ class Entry:
     module
         ``file.py:callable`` that builds the torch module, for the eager baseline; below the
         model's folder, or absolute. None where the model was never published as a module.
+    transformer
+        Whether tools that treat transformers apart are told that it is one.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Entry:
     metric: str | None = None
     preprocess: str | None = None
     module: str | None = None
+    transformer: bool = False
 
     def options(self, folder: Path) -> list[str]:
         """Options of `strop optimize` beyond --data, --within and --budget."""
@@ -68,6 +71,7 @@ ENTRIES = (
         batches=(1, 16),
         metric="cosine",
         module="model.py:build",
+        transformer=True,
     ),
     Entry(
         "pp-ocr",

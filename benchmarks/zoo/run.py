@@ -98,11 +98,16 @@ def _run(entry: Entry, zoo: Path, output: Path, options: argparse.Namespace) -> 
         _write(output / "quality.json", found)
     if "timing" in options.steps:
         quality = json.loads((output / "quality.json").read_text())
-        started = time.monotonic()
+        started, load = time.monotonic(), os.getloadavg()[0]
+        if load > 0.5:
+            print(
+                f"{entry.name}: load average {load:.1f}: figures need an idle machine", flush=True
+            )
         found = timing.time_all(
             entry, zoo, everyone, quality, rounds=options.rounds, launches=options.launches
         )
-        _write(output / "timing.json", found | {"seconds": round(time.monotonic() - started)})
+        found |= {"seconds": round(time.monotonic() - started), "load_before": load}
+        _write(output / "timing.json", found)
     document = {
         "name": entry.name,
         "reason": entry.reason,

@@ -19,10 +19,15 @@ def readme(results: Mapping[str, Any]) -> str:
         [
             "# strop beside the stock tools",
             "",
-            "Written by `python benchmarks/zoo/run.py`; the figures are in `results.json`. For each",
-            "model of `examples/zoo`: the bundle that `strop optimize` delivers, PyTorch eager, and",
-            "what ONNX Runtime, OpenVINO, NNCF, Olive and Intel Neural Compressor give with their",
-            "defaults. A process each, interleaved, in one run.",
+            "Written by `python benchmarks/zoo/run.py`; the figures are in `results.json`. For",
+            "each model of `examples/zoo`: the bundle that `strop optimize` delivers, PyTorch",
+            "eager, and what ONNX Runtime, OpenVINO, NNCF, Olive and Intel Neural Compressor give",
+            "with their defaults. A process each, interleaved, in one run.",
+            "",
+            "```console",
+            "$ python examples/zoo/fetch.py --output zoo --cache cache",
+            "$ STROP_ZOO_CACHE=cache python benchmarks/zoo/run.py --zoo zoo --output zoo-benchmark",
+            "```",
             "",
             *_overview(entries),
             *_aims(entries),
@@ -53,7 +58,7 @@ def _overview(entries: list[dict[str, Any]]) -> Iterator[str]:
             f"| {_ratio(pairs.get(_ORT))} | {against} |"
         )
     yield ""
-    yield "| model | the claim on held-out rows | drop there (one-sided 95% bounds) | rows | metric |"
+    yield "| model | claim on held-out rows | drop there (one-sided 95% bounds) | rows | metric |"
     yield "| --- | --- | --- | ---: | --- |"
     for entry in entries:
         quality = entry["quality"]
@@ -93,8 +98,9 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
         "## How to read this",
         "",
         "- *× rival* is the rival's time over the delivered model's, with its 95% interval over "
-        f"{settings['launches']} fresh launch pairs of ABBA quads: above 1 strop is faster. The "
-        "tables below order; they come from one launch a candidate, in interleaved rounds.",
+        f"{settings['launches']} fresh launch pairs of ABBA quads (half as many for eager and ONNX "
+        "Runtime): above 1 strop is faster. The milliseconds below come from one launch a "
+        "candidate, in interleaved rounds: they order, and no claim rests on them.",
         "- *Within* is decided in the stock tools' favour: a stock result counts when the point "
         "estimate of its drop on the held-out rows stays within the tolerance, although nothing "
         "is proven of it, and the choice among them is made on these very rows.",
@@ -109,6 +115,8 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
         "it is a row, and its FP32 another. Threads are those of the cores granted, and pinned by "
         "affinity, for every candidate.",
         "- Magika and PP-OCR are published as ONNX files, so there is no module to run eagerly.",
+        f"- Load averages just before timing: {_loads(results['entries'])}; eager PyTorch suffers "
+        "most from company.",
         "- A search starts with an empty cache and an empty ledger, as a new user's does.",
         "- Order and defaults of strop's search were chosen on these models; see docs/search.md.",
         "",
@@ -185,6 +193,10 @@ def _milliseconds(row: Mapping[str, Any] | None) -> str:
     if row is None or "seconds" not in row:
         return "–" if row is None else str(row.get("error", "–"))
     return f"{row['seconds'] * 1e3:.3g}"
+
+
+def _loads(entries: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{entry['timing']['load_before']:.1f}" for entry in entries) or "none"
 
 
 def _tool_versions(entries: list[dict[str, Any]]) -> str:

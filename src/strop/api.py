@@ -27,7 +27,7 @@ def optimize(
         Path of an ONNX file, ``"file.py:callable"`` with ``trust=True``, or an `nn.Module`.
     data
         Path of the examples, or a mapping of arrays by input name, with ``target`` if there is
-        one. See docs/data.md.
+        one. See docs/guide-data.md.
     within
         The tolerance in metric units: ``0.01``, ``"1%"``, or ``"1%rel"``.
     output

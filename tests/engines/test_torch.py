@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import cloudpickle
-import modules
 import numpy as np
 import pytest
 import torch
@@ -10,12 +9,14 @@ import torch
 from strop import engines
 from strop.errors import InputError, StropError, TrustError
 from strop.models.model import Model, ModuleSource
-from strop.models.module_form import ModuleForm
+from strop.models.module_form import ModuleForm, build
 from strop.records import Placement, SessionSpec, Signature, TensorSpec
 from strop.testing import graphs
-from strop.testing.engines import EngineConformance, target
+from strop.testing.engines import EngineConformance
 from strop.testing.graphs import Case
+from strop.testing.targets import target
 
+MODULES = Path(__file__).with_name("modules.py")
 KEYS = {
     "linear": ("logits:0",),
     "several": ("output", "output_1", "output_2"),
@@ -26,7 +27,7 @@ KEYS = {
 
 def write(case: Case, folder: Path, *, payload: bytes | None = None) -> Model:
     """The module of a case as a model without an ONNX form."""
-    spec = None if payload else f"{modules.__file__}:{case.name.capitalize()}"
+    spec = None if payload else f"{MODULES}:{case.name.capitalize()}"
     form = ModuleForm(
         spec=spec,
         live=payload is not None,
@@ -57,20 +58,20 @@ class TestLiveConformance(EngineConformance):
     cases = (graphs.linear(), graphs.several())
 
     def write(self, case: Case, folder: Path) -> Model:
-        module = getattr(modules, case.name.capitalize())()
+        module = build(f"{MODULES}:{case.name.capitalize()}")
         return write(case, folder, payload=cloudpickle.dumps(module))
 
 
 def test_a_live_module_without_its_pickle_is_refused(tmp_path: Path) -> None:
     case = graphs.linear()
-    model = write(case, tmp_path / "model", payload=cloudpickle.dumps(modules.Linear()))
+    model = write(case, tmp_path / "model", payload=cloudpickle.dumps(build(f"{MODULES}:Linear")))
     with pytest.raises(InputError, match=r"open_session\(spec, payload="):
         engines.open_session(spec_of(model.forms["module"], case.signature))
 
 
 def test_a_payload_stays_with_one_session(tmp_path: Path) -> None:
     case = graphs.linear()
-    payload = cloudpickle.dumps(modules.Linear())
+    payload = cloudpickle.dumps(build(f"{MODULES}:Linear"))
     model = write(case, tmp_path / "model", payload=payload)
     spec = spec_of(model.forms["module"], case.signature)
     engines.open_session(spec, payload=payload)
@@ -81,7 +82,7 @@ def test_a_payload_stays_with_one_session(tmp_path: Path) -> None:
 def test_an_exported_program_is_loaded_only_when_trusted(tmp_path: Path) -> None:
     case = graphs.half()
     program = torch.export.export(
-        modules.Half(),
+        build(f"{MODULES}:Half"),
         (torch.ones(2, 4, dtype=torch.float16),),
         dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
     )
@@ -103,7 +104,7 @@ def test_buffers_are_copied_and_failures_name_the_users_line(tmp_path: Path) -> 
         outputs=(TensorSpec(name="output", dtype="float32", shape=(1,)),),
     )
     form = ModuleForm(
-        spec=f"{modules.__file__}:Counter",
+        spec=f"{MODULES}:Counter",
         live=False,
         inputs=("x",),
         outputs=("output",),
@@ -127,7 +128,7 @@ def test_bfloat16_crosses_the_border_bit_for_bit(tmp_path: Path) -> None:
         outputs=(TensorSpec(name="y", dtype="bfloat16", shape=("n", 4)),),
     )
     form = ModuleForm(
-        spec=f"{modules.__file__}:Half",
+        spec=f"{MODULES}:Half",
         live=False,
         inputs=("x",),
         outputs=("y",),

@@ -1,6 +1,6 @@
 """What every stock tool's script is given and hands back: run by interpreters without strop.
 
-    python TOOL.py MODEL CALIBRATION.npz FOLDER
+    python TOOL.py MODEL CALIBRATION.npz FOLDER [transformer]
 
 A script writes artefacts below FOLDER and `built.json`: one row a candidate, with what it takes to
 load it (engine, artefact, engine options) or one line on why there is none.
@@ -24,6 +24,7 @@ class Hand:
 
     def __init__(self, *packages: str) -> None:
         self.model, calibration, self.folder = map(Path, sys.argv[1:4])
+        self.transformer = "transformer" in sys.argv[4:]
         with np.load(calibration) as arrays:
             self.calibration: dict[str, np.ndarray] = dict(arrays)
         self._versions = {name: version(name) for name in packages}
@@ -67,7 +68,7 @@ class Hand:
         """A built artefact once more, under other engine options."""
         for row in list(self._rows):
             if row["name"] == like:
-                given = {} if "error" in row else {"options": options}
+                given = {} if "error" in row else {"options": options, "note": ""}
                 self._rows.append(row | given | {"name": name, "seconds": 0.0})
 
     def close(self) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 os.environ |= {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).parent))  # Olive imports this file once more, for its data
 
-import numpy as np  # noqa: E402
-from handing import Hand  # noqa: E402
-from olive.data.registry import Registry  # noqa: E402
+import numpy as np
+from handing import Hand
+from olive.data.registry import Registry
 
 
 class Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from handing import Hand
 
@@ -26,16 +27,23 @@ def main() -> None:
         openvino.save_model(network, path, compress_to_fp16=False)
         return f"precision hint left alone: {precision}"
 
-    def quantised(path: Path) -> str:
-        rows = list(hand.rows())
-        result = nncf.quantize(openvino.Core().read_model(hand.model), nncf.Dataset(rows))
+    def quantised(path: Path, **options: Any) -> str:
+        rows = nncf.Dataset(list(hand.rows()))
+        result = nncf.quantize(openvino.Core().read_model(hand.model), rows, **options)
         openvino.save_model(result, path)
         return ""
+
+    def for_transformers(path: Path) -> str:
+        quantised(path, model_type=nncf.ModelType.TRANSFORMER)
+        return "model_type=TRANSFORMER, as its documentation asks for"
 
     hand.build("OpenVINO", plain, engine="openvino", options=default)
     hand.again("OpenVINO f32", "OpenVINO", exact)
     hand.build("NNCF", quantised, engine="openvino", options=default)
     hand.again("NNCF f32", "NNCF", exact)
+    if hand.transformer:
+        hand.build("NNCF transformer", for_transformers, engine="openvino", options=default)
+        hand.again("NNCF transformer f32", "NNCF transformer", exact)
     hand.close()
 
 

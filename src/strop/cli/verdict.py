@@ -31,7 +31,10 @@ def print_verdict(outcome: Outcome) -> None:
         against = getattr(result, found.against).text
         console.print(f"{_interval(found.ratio)} the speed of the {found.against}, {against}")
     console.print()
-    console.print(f"bundle  {outcome.folder / result.bundle}")
+    if outcome.bundle.exists():
+        console.print(f"bundle  {outcome.bundle}")
+    else:
+        console.print("no bundle: the original runs in eager PyTorch, which only its code can")
     if (outcome.folder / result.report).exists():
         console.print(f"report  {outcome.folder / result.report}")
 

@@ -5,7 +5,7 @@ from strop.data.checking import check
 from strop.data.dataset import Dataset, Preprocess
 from strop.data.peeking import peek
 from strop.data.reading import read, reopen
-from strop.data.splitting import Roles, split
+from strop.data.splitting import Roles, first_groups, split
 
 __all__ = [
     "Column",
@@ -14,6 +14,7 @@ __all__ = [
     "Reader",
     "Roles",
     "check",
+    "first_groups",
     "peek",
     "read",
     "reopen",

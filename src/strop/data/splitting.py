@@ -152,3 +152,20 @@ def _without(dataset: Dataset, judge: Dataset, title: str, warnings: list[str]) 
         f"{shared.sum()} {some.format(dataset.label)} in {title}, too, and left out of the others"
     )
     return dataset.subset(~shared)
+
+
+def first_groups(dataset: Dataset, rows: int, *, salt: str = "") -> Dataset:
+    """About `rows` examples in whole groups, those that come first in salted order.
+
+    The order depends on the groups' content alone, so the rest is a random sample however the
+    file is sorted. All of `dataset` where it holds no more than `rows`; where the last group does
+    not fit, it comes along.
+    """
+    if rows >= len(dataset):
+        return dataset
+    order = np.argsort(uniform(dataset.groups, f"first:{salt}"), kind="stable")
+    groups = dataset.groups[order]
+    end = rows
+    while end < len(groups) and groups[end] == groups[end - 1]:
+        end += 1
+    return dataset.subset(np.sort(order[:end]))

@@ -115,7 +115,7 @@ class OnnxRuntime(Engine):
                 artifact, settings, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise NotApplicable(f"ONNX Runtime cannot load the model: {error}") from error
+            raise NotApplicable(f"ONNX Runtime cannot load the model: {_gist(error)}") from error
         return _OrtSession(session, signature, placement)
 
 
@@ -136,7 +136,7 @@ class _OrtSession(Session):
         try:
             values = session.run(self._outputs, dict(arrays))
         except Exception as error:
-            raise StropError(f"ONNX Runtime failed: {error}") from error
+            raise StropError(f"ONNX Runtime failed: {_gist(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ def _session_options(options: Mapping[str, Any], placement: Placement) -> Any:
             f"onnxruntime's option graph is '{level}'", hint=f"known: {', '.join(_LEVELS)}"
         )
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors; warnings about unused initialisers are noise
+    settings.log_severity_level = 4  # what goes wrong is raised as well, with the same text
     settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
     # The calling thread works too and is one of the intra-op threads; each further stream brings
     # a caller of its own and needs only the helpers.
@@ -173,3 +173,8 @@ def _session_options(options: Mapping[str, Any], placement: Placement) -> Any:
     for name, value in entries.items():
         settings.add_session_config_entry(name, "1" if value else "0")
     return settings
+
+
+def _gist(error: Exception) -> str:
+    """The text without ``[ONNXRuntimeError] : 1 : FAIL : `` in front."""
+    return str(error).split(" : ", 3)[-1].strip()

@@ -15,7 +15,7 @@ from strop.engines._base import Arrays, Engine, Session
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError, TrustError
 from strop.models.model import Model, ModuleSource
-from strop.models.module_form import ModuleForm, call, describe_error, flatten, instantiate
+from strop.models.module_form import ModuleForm, describe_error, flatten, instantiate
 from strop.records import Applicability, Placement, Signature, Space, Target
 
 Tensors = dict[str, Any]
@@ -141,11 +141,16 @@ def _exported(
             f"'{artifact.name}' is an exported program, and loading one may run code that it holds",
             hint="pass --trust if you know where it comes from",
         )
-    module = torch.export.load(artifact).module()
-    outputs = signature.output_names
+    program = torch.export.load(artifact)
+    module = program.module()
+    # A program takes by position what it was exported with by position, and by name the rest.
+    places = program.call_spec.in_spec.children()[0].num_children
+    inputs, outputs = signature.input_names, signature.output_names
 
     def run(tensors: Tensors) -> Tensors:
-        found = flatten(call(module, list(tensors), list(tensors.values())))
+        by_place = [tensors[name] for name in inputs[:places]]
+        by_name = {name: tensors[name] for name in inputs[places:]}
+        found = flatten(module(*by_place, **by_name))
         return dict(zip(outputs, (tensor for _, tensor in found), strict=True))
 
     return run

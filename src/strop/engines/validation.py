@@ -12,9 +12,11 @@ from strop.records import Signature, TensorSpec
 
 
 def validate(arrays: Mapping[str, np.ndarray], signature: Signature) -> None:
-    """Refuse arrays whose names, dtypes, ranks or fixed dimensions differ from the signature's.
+    """Refuse arrays whose names, dtypes, ranks or dimensions differ from the signature's.
 
-    It runs on every call of a session, costs a few microseconds, and looks at no element.
+    A symbol must have one length in all inputs: runtimes trust that, and OpenVINO for one reads
+    past the end of the shorter array without a word. It runs on every call of a session, costs a
+    few microseconds, and looks at no element.
 
     Raises
     ------
@@ -29,6 +31,7 @@ def validate(arrays: Mapping[str, np.ndarray], signature: Signature) -> None:
     Traceback (most recent call last):
     strop.errors.InputError: input 'x' is float32[2, 4], but the model takes float32[n, 3]
     """
+    lengths: dict[str, tuple[int, str]] = {}
     for spec in signature.inputs:
         array = arrays.get(spec.name)
         if array is None:
@@ -45,6 +48,14 @@ def validate(arrays: Mapping[str, np.ndarray], signature: Signature) -> None:
             raise _misfit(array, spec, hint=f"cast it to {spec.dtype}")
         if not _shape_fits(array.shape, spec):
             raise _misfit(array, spec)
+        for dim, length in zip(spec.shape or (), array.shape, strict=False):
+            if isinstance(dim, str):
+                known, where = lengths.setdefault(dim, (length, spec.name))
+                if known != length:
+                    raise InputError(
+                        f"'{dim}' is {length} in input '{spec.name}', but {known} in '{where}'",
+                        hint="make them equal",
+                    )
     if len(arrays) != len(signature.inputs):
         unknown = _listed(arrays.keys() - set(signature.input_names))
         raise InputError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,9 @@ def build(spec: str) -> Any:
 def call(module: Any, names: Sequence[str], values: Sequence[Any]) -> Any:
     """``module(name=value, …)``; arguments that are positional only go by position."""
     forward = getattr(module, "forward", module)
-    kinds = {name: one.kind for name, one in inspect.signature(forward).parameters.items()}
-    by_place = inspect.Parameter.POSITIONAL_ONLY
+    by_place = _positional_only(getattr(forward, "__func__", forward))
     given = dict(zip(names, values, strict=True))
-    places = [given.pop(name) for name in names if kinds.get(name) is by_place]
+    places = [given.pop(name) for name in names if name in by_place]
     return module(*places, **given)
 
 
@@ -192,6 +192,13 @@ def is_library(file: str) -> bool:
     # strop's demo network is a user's file like any other, wherever it is installed.
     demo = str(Path(__file__).parents[1] / "demo")
     return (file.startswith(roots) or "-packages/" in file) and not file.startswith(demo)
+
+
+@functools.lru_cache(maxsize=64)
+def _positional_only(forward: Callable[..., Any]) -> frozenset[str]:
+    """Kept, because this takes longer than a small module, and eager is what speed is against."""
+    parameters = inspect.signature(forward).parameters.values()
+    return frozenset(one.name for one in parameters if one.kind is one.POSITIONAL_ONLY)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

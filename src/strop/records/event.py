@@ -12,13 +12,17 @@ from strop.records.trial import Trial
 
 
 class SearchStarted(Record):
-    """The facts that a resumed search must find unchanged."""
+    """The facts that a resumed search must find unchanged.
+
+    `rows` tells how many examples of each role the budget has time for.
+    """
 
     event: Literal["search-started"] = "search-started"
     schema_version: int = Field(default=1, alias="schema")
     task: dict[str, Any]
     budget_seconds: float
     candidates: int
+    rows: dict[str, int] = Field(default_factory=dict)
 
 
 class StageEntered(Record):

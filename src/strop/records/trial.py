@@ -10,8 +10,8 @@ from strop.records._base import Record
 from strop.records.evidence import Evidence
 from strop.records.recipe import Recipe
 
-Status = Literal["built", "alive", "dropped", "failed", "front", "chosen"]
-Stage = Literal["check", "build", "screen", "evaluate", "time", "prove"]
+Status = Literal["alive", "dropped", "failed", "front", "chosen"]
+Stage = Literal["build", "screen", "evaluate", "time"]
 
 
 class Trial(Record):

@@ -27,7 +27,7 @@ _SHAPES = {
     "square": "M-4.6-4.6H4.6V4.6H-4.6Z",
     "cross": "M-4-4 4 4M4-4-4 4",
 }
-_ORDER = {"failed": 0, "dropped": 1, "built": 2, "alive": 3, "front": 4, "chosen": 5}
+_ORDER = {"failed": 0, "dropped": 1, "alive": 2, "front": 3, "chosen": 4}
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,15 @@ MOST = 1_000
 _LONGEST = 400
 
 _STAGES = {
-    "check": "check",
     "build": "build",
     "screen": "screening",
     "evaluate": "scoring",
     "time": "timing",
-    "prove": "proof",
 }
 _OUTCOMES = {
     "chosen": "delivered",
     "front": "best trade-off",
     "alive": "beaten",
-    "built": "not finished",
     "dropped": "dropped",
     "failed": "failed",
 }
@@ -102,8 +99,6 @@ def _why(trial: Trial, quality: Quality | None, result: Result, score: Score) ->
         return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
     if trial.status == "chosen":
         return "the best that could be claimed"
-    if trial.status == "built":
-        return "the search ended before it was scored"
     if quality is not None and not trial.equivalent and quality.drop.estimate > result.tolerance:
         return f"loses {score.drop(quality.drop.estimate)}, more than was allowed"
     if trial.number == 0:

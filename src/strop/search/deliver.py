@@ -310,7 +310,7 @@ def _near_miss(
     What *prove* said of it stays unpublished: it would make every later candidate adaptive.
     """
     goal = workspace.task.goal
-    tried = {proof.trial.number for proof in proofs}
+    tried = {proof.trial.number: proof.claim is not None for proof in proofs}
     candidates = [
         trial
         for trial in race.trials
@@ -326,7 +326,9 @@ def _near_miss(
     assert found is not None
     equal_ratio = speed(equal)
     drop = found.drop.estimate
-    if best.number in tried:
+    if tried.get(best.number):
+        reason = "proven, but not surely better than the equivalent when timed again"
+    elif best.number in tried:
         reason = "not proven on the proof set; more examples, or a wider tolerance, may"
     elif drop > workspace.tolerance:
         reason = f"loses {drop:.2%} on search; a tolerance above that would admit it"

@@ -14,7 +14,8 @@ from strop.search.builder import Built, batch_invariant
 from strop.search.workspace import Workspace
 
 Role = Literal["search", "prove"]
-_SCORING_BATCH = 32
+SCORING_BATCH = 32
+"""Examples a call when outputs are only scored: engines reach their best rate well before."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Evaluator:
                     spec=self._original.to_dict(),
                     payload=workspace.payload_for(self._original),
                     dataset=workspace.roles[role].describe(),
-                    batch=_SCORING_BATCH,
+                    batch=SCORING_BATCH,
                     metric=metric.describe(),
                     folder=str(folder),
                 )
@@ -111,7 +112,7 @@ class Evaluator:
         workspace = self._workspace
         reference = self.reference(role)
         # Where an example's result depends on its batch, only the served batch size is evidence.
-        batch = _SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch
+        batch = SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch
         with workspace.clock.phase("evaluate"):
             found = workspace.call(
                 "evaluate",
@@ -146,7 +147,7 @@ class Evaluator:
             spec=built.spec.to_dict(),
             payload=workspace.payload_for(built.spec),
             dataset=workspace.roles["prove"].describe(),
-            batch=_SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch,
+            batch=SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch,
             metric=workspace.metric.describe(),
             reference=str(reference.folder),
             reference_names=list(reference.names),

@@ -13,7 +13,7 @@ from strop.data import Dataset
 from strop.errors import InputError
 from strop.metrics import Metric
 from strop.models.model import Model, ModuleSource
-from strop.proof import max_disagreement
+from strop.proof import ledger_alpha, max_disagreement
 from strop.records import Placement, ScoreKind, SessionSpec, Signature, Target
 from strop.search.request import Request
 from strop.search.space import original_recipe
@@ -152,7 +152,8 @@ def power_note(n: int, tolerance: float, alpha: float, kind: ScoreKind) -> tuple
     points = f"{tolerance:.3%}".rstrip("0%").rstrip(".") + "%"
     if kind not in ("binary", "agreement"):
         return f"{n:,} unseen examples will judge the claim of {points}", n >= 1 / tolerance
-    largest = max_disagreement(n, tolerance, alpha, kind=kind)
+    # The first run on a proof set has this share of the error; later ones have less.
+    largest = max_disagreement(n, tolerance, ledger_alpha(alpha, 1), kind=kind)
     if largest is None:
         return (
             f"{n:,} unseen examples are too few to prove a loss below {points}: only candidates "

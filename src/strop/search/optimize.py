@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from strop import data as datasets
 from strop.errors import InputError
 from strop.measure import machine
 from strop.models.model import digest_of_tree
 from strop.records import (
+    Candidate,
     Event,
     Result,
     SearchFinished,
     SearchStarted,
+    SessionSpec,
     StageEntered,
     Target,
     Trial,
@@ -28,9 +33,10 @@ from strop.search import intake, output, strategies
 from strop.search.builder import Built
 from strop.search.cache import Cache
 from strop.search.deliver import Delivery, deliver
-from strop.search.evaluator import Evaluator
+from strop.search.evaluator import SCORING_BATCH, Evaluator
 from strop.search.journal import Journal
 from strop.search.ledger import Ledger
+from strop.search.objective import speed
 from strop.search.race import Race
 from strop.search.request import Request, text_of
 from strop.search.space import joint_space, original_recipe
@@ -40,8 +46,10 @@ from strop.workers import Pool
 
 Listener = Callable[[Event], None]
 _MEMORY_SHARE = 0.8
-_PROOF_RUNS = 3.5
-_TIMING_SHARE = 0.2
+_PACE_ROWS = 64
+_REFERENCE_SHARE, _PROOF_SHARE, _TIMING_SHARE = 0.1, 0.25, 0.2
+_PROOF_RUNS = 3.0
+_LEAST_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,22 @@ class Outcome:
 
     @property
     def bundle(self) -> Path:
+        """The folder that :func:`strop.load` takes."""
         return self.folder / self.result.bundle
+
+    @property
+    def best(self) -> Candidate:
+        """What was delivered: its recipe and its evidence."""
+        return self.result.delivered
+
+    @property
+    def pareto(self) -> list[Trial]:
+        """The trials that no other beats in quality, latency, memory and size at once."""
+        return [trial for trial in self.result.trials if trial.number in self.result.pareto]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict a trial, ready for ``pandas.DataFrame``."""
+        return [_row(trial) for trial in self.result.trials]
 
 
 def optimize(
@@ -115,7 +138,8 @@ def optimize(
                 listener(event)
 
         workspace.emit = emit
-        result = _search(workspace, history, folder, resumed=bool(previous))
+        rows = next((e.rows for e in previous if isinstance(e, SearchStarted)), None)
+        result = _search(workspace, history, folder, rows)
         return Outcome(result, folder)
 
 
@@ -167,6 +191,7 @@ def _take_in(
         say=say,
         warnings=warnings,
         preprocess=request.preprocess,
+        proof_set=roles["prove"].digest,
     )
 
 
@@ -186,9 +211,12 @@ def _history(previous: Sequence[Event], task: Task) -> list[Trial]:
 
 
 def _search(
-    workspace: Workspace, history: Sequence[Trial], folder: Path, *, resumed: bool
+    workspace: Workspace,
+    history: Sequence[Trial],
+    folder: Path,
+    rows: Mapping[str, int] | None,
 ) -> Result:
-    """Race, prove, deliver, write."""
+    """Race, prove, deliver, write; `rows` are a resumed search's examples by role."""
     task, clock = workspace.task, workspace.clock
     space = joint_space(
         workspace.model,
@@ -198,18 +226,6 @@ def _search(
         roles=[role for role, dataset in workspace.roles.items() if len(dataset)],
         seed=task.seed,
     )
-    if not resumed:
-        workspace.emit(
-            SearchStarted(
-                task=task.to_dict(),
-                budget_seconds=clock.budget,
-                candidates=len(space.recipes),
-            )
-        )
-    early, workspace.warnings = workspace.warnings, []
-    for line in early:
-        workspace.emit(Warned(message=line))
-    workspace.emit(StageEntered(stage="reference", detail="running the original"))
     spec = intake.original_spec(workspace.model, workspace.target)
     recipe = original_recipe(workspace.model, workspace.target)
     artifact = Path(spec.artifact)
@@ -217,11 +233,21 @@ def _search(
         recipe, workspace.model, spec, artifact.parent, digest_of_tree(artifact.parent)
     )
     evaluator = Evaluator(workspace, spec)
-    start = time.monotonic()
+    cut = _fit_to_budget(workspace, spec, rows)
+    if rows is None:
+        workspace.emit(
+            SearchStarted(
+                task=task.to_dict(),
+                budget_seconds=clock.budget,
+                candidates=len(space.recipes),
+                rows={role: len(dataset) for role, dataset in workspace.roles.items()},
+            )
+        )
+    early, workspace.warnings = workspace.warnings, []
+    for line in [*early, *cut]:
+        workspace.emit(Warned(message=line))
+    workspace.emit(StageEntered(stage="reference", detail="running the original"))
     reference = evaluator.score_original("search")
-    # The original, its equivalent and a few candidates are still to be run over *prove*.
-    seconds = (time.monotonic() - start) * len(workspace.roles["prove"]) / reference.n
-    clock.reserve(_PROOF_RUNS * seconds + _TIMING_SHARE * clock.budget)
     mean = reference.set_values[0] if reference.set_values else float(reference.reference.mean())
     workspace.tolerance = task.tolerance.absolute(mean)
     note, enough = intake.power_note(
@@ -246,3 +272,66 @@ def _search(
         SearchFinished(improved=delivery.improved, reason=delivery.reason, elapsed=clock.elapsed)
     )
     return output.write(workspace, race, delivery, folder)
+
+
+def _fit_to_budget(
+    workspace: Workspace, original: SessionSpec, rows: Mapping[str, int] | None
+) -> list[str]:
+    """Keep as many examples as the budget can pay for, and time enough to judge on them.
+
+    Which examples stay is decided by the salted order of their groups and the original's pace,
+    before any score is seen, so the claim holds for what is left. A resumed search keeps the
+    `rows` that it began with. Returns what the user should know.
+    """
+    clock, roles = workspace.clock, workspace.roles
+    pace = _seconds_per_example(workspace, original)
+    runs = {"search": (1.0, _REFERENCE_SHARE), "prove": (_PROOF_RUNS, _PROOF_SHARE)}
+    notes = []
+    for role, (count, share) in runs.items():
+        whole = roles[role]
+        affordable = max(_LEAST_ROWS, int(share * clock.budget / (count * pace)))
+        roles[role] = kept = datasets.first_groups(
+            whole, affordable if rows is None else rows.get(role, len(whole))
+        )
+        if len(kept) < len(whole):
+            notes.append(
+                f"the budget has time for {len(kept):,} of {len(whole):,} examples in "
+                f"'{role}': the original takes {pace * 1e3:.3g} ms each"
+            )
+    proof = _PROOF_RUNS * pace * len(roles["prove"])
+    clock.reserve(proof + _TIMING_SHARE * clock.budget)
+    return notes
+
+
+def _seconds_per_example(workspace: Workspace, original: SessionSpec) -> float:
+    """The original's pace over a few examples, its first run left out."""
+    dataset = workspace.roles["search"]
+    rows = np.arange(min(_PACE_ROWS, len(dataset)))
+    with workspace.clock.phase("evaluate"):
+        seconds = workspace.call(
+            "evaluate",
+            "pace",
+            spec=original.to_dict(),
+            payload=workspace.payload_for(original),
+            dataset=dataset.describe(),
+            rows=rows,
+            batch=SCORING_BATCH,
+        )
+    return max(float(seconds) / len(rows), 1e-7)
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    found, memory = trial.evidence.search_quality, trial.evidence.memory
+    return {
+        "number": trial.number,
+        "recipe": str(trial.recipe),
+        "engine": trial.recipe.deploy.engine,
+        "status": trial.status,
+        "reason": trial.reason,
+        "equivalent": trial.equivalent,
+        "drop": found.drop.estimate if found else None,
+        "speed": speed(trial),
+        "peak_bytes": memory.peak if memory else None,
+        "file_bytes": memory.file if memory else None,
+        "seconds": sum(trial.seconds.values()),
+    }

@@ -104,7 +104,7 @@ def prove_in_order(
         "seed": task.seed,
     }
     digest = hashlib.sha256(canonical_json(document).encode()).hexdigest()
-    run = ledger.open_set(dataset.digest, digest)
+    run = ledger.open_set(workspace.proof_set, digest)
     workspace.emit(ProofOpened(plan_digest=digest, run=run))
     alpha = ledger_alpha(workspace.alpha, run)
     found: list[Proof] = []
@@ -210,7 +210,7 @@ def _prove_one(
             groups=groups,
             asymptotic=metric.kind == "set",
             run=run,
-            proof_set=dataset.digest,
+            proof_set=workspace.proof_set,
             isa=workspace.target.machine.isa,
         )
     return Proof(trial, claim, record, scored, upper, p, reason, plan_digest)

@@ -133,7 +133,8 @@ def joint_space(
                     recipes.setdefault(recipe.id, recipe)
                     if all(item.exact for item in pipeline) and engine.is_exact(options):
                         exact.add(recipe.id)
-    ordered = sorted(recipes.values(), key=lambda recipe: (len(recipe.steps), str(recipe)))
+    # Stable: within one length the order is the engines' and techniques' own, defaults first.
+    ordered = sorted(recipes.values(), key=lambda recipe: len(recipe.steps))
     return JointSpace(tuple(ordered), frozenset(exact), tuple(rejected))
 
 

@@ -89,6 +89,8 @@ class Workspace:
         In metric units: set once the original's own score on *search* is known.
     preprocess
         ``file.py:fn`` as given, for the bundle.
+    proof_set
+        Digest of all of *prove*, before the budget cut it: what the ledger counts by.
     """
 
     task: Task
@@ -105,6 +107,7 @@ class Workspace:
     say: Callable[[str], None]
     tolerance: float = 0.0
     preprocess: str | None = None
+    proof_set: str = ""
     warnings: list[str] = field(default_factory=list)
 
     @property

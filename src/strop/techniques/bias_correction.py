@@ -101,7 +101,7 @@ def _with_twins(
         twin.CopyFrom(view.nodes[layer.name])
         twin.name = name("layer")
         twin.input[0] = data[layer.data]
-        twin.input[1] = constant("weight", np.float32(stored * scales.reshape(along)))
+        twin.input[1] = constant("weight", stored * scales.reshape(along))
         twin.output[0] = name("output")
         axes = [0] if layer.op == "Gemm" else [0, *range(2, weight.ndim)]
         graph.node.extend(

@@ -74,11 +74,12 @@ def watch(
     names = [name for name in observers if observers[name]]
     first = next(iter(batches()))
     for chunk in chunks_of(element_counts(model, names, first), chunk_bytes // 4):
-        session = open_session(with_outputs(model, [name for name in chunk if name not in first]))
-        fetched = [entry.name for entry in session.get_outputs()]
+        computed = [name for name in chunk if name not in first]
+        session = open_session(with_outputs(model, computed)) if computed else None
         for batch in batches():
             check_deadline(deadline)
-            values = dict(zip(fetched, session.run(fetched, dict(batch)), strict=True))
+            fetched = session.run(computed, dict(batch)) if session else []
+            values = dict(zip(computed, fetched, strict=True))
             for name in chunk:
                 for observer in observers[name]:
                     observer.update(values[name] if name in values else batch[name])

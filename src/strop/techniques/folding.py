@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from strop.errors import ModelError
+from strop.models.graph import infer_shapes
 from strop.techniques.onnx_view import GraphView, attribute, name_nodes
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ def prepare(model: ModelProto) -> ModelProto:
     graph.input.extend(inputs)
     _fold_batch_norms(result)
     _pool_means(result)
+    with contextlib.suppress(ModelError):
+        # Runtimes cannot infer shapes through their own integer ops, and fuse less without.
+        result = infer_shapes(result)
     return result
 
 
@@ -66,7 +72,7 @@ def _fold_batch_norms(model: ModelProto) -> None:
         bias = view.constant(conv.input[2]) if has_bias else np.zeros(1)
         if weight is None or bias is None or any(value is None for value in parameters):
             continue
-        gamma, beta, mean, variance = (np.float64(value) for value in parameters)  # type: ignore[arg-type]
+        gamma, beta, mean, variance = (np.float64(value) for value in parameters)
         factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
         scaled = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
         shifted = (bias - mean) * factor + beta

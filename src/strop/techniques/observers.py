@@ -42,7 +42,8 @@ class Extremes:
         """The greatest absolute value of each channel."""
         if self.low is None or self.high is None:
             raise ValueError("nothing was observed")
-        return np.maximum(np.abs(self.low), np.abs(self.high))
+        greatest: np.ndarray = np.maximum(np.abs(self.low), np.abs(self.high))
+        return greatest
 
 
 class Histogram:

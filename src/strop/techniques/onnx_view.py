@@ -67,6 +67,26 @@ class GraphView:
             for name, shape in shapes_by_name(model).items()
         }
 
+    @functools.cached_property
+    def floats(self) -> frozenset[str]:
+        """Tensors that are known to be float32."""
+        from onnx import TensorProto
+
+        model = self._model
+        with contextlib.suppress(ModelError):
+            model = infer_shapes(model)
+        graph = model.graph
+        typed = (*graph.input, *graph.output, *graph.value_info)
+        names = {
+            entry.name for entry in typed if entry.type.tensor_type.elem_type == TensorProto.FLOAT
+        }
+        names |= {
+            name
+            for name, entry in self.initializers.items()
+            if entry.data_type == TensorProto.FLOAT
+        }
+        return frozenset(names)
+
     def constant(self, name: str) -> np.ndarray | None:
         """The value of an initialiser, or None for anything computed."""
         from onnx import numpy_helper

@@ -53,8 +53,9 @@ def weight_scales(weight: np.ndarray, axis: int, *, bits: int = 8) -> np.ndarray
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     greatest = np.abs(weight).max(axis=others).astype(np.float32)
-    scales = greatest / np.float32(2 ** (bits - 1) - 1)
-    return np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
+    scales: np.ndarray = np.asarray(greatest / np.float32(2 ** (bits - 1) - 1))
+    scales[scales < np.finfo(np.float32).tiny] = 1
+    return scales
 
 
 def quantise_weight(
@@ -63,7 +64,8 @@ def quantise_weight(
     """int8, rounded half to even and clipped to the symmetric range."""
     limit = 2 ** (bits - 1) - 1
     scaled = weight / scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    return np.clip(np.round(scaled), -limit, limit).astype(np.int8)
+    stored: np.ndarray = np.clip(np.round(scaled), -limit, limit).astype(np.int8)
+    return stored
 
 
 class Rounded(NamedTuple):
@@ -232,7 +234,6 @@ class _Writer:
         ordered = [type(node).FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(ordered)
-        del graph.value_info[:]
         drop_unused_initializers(self._model)
 
     def _dequantised(

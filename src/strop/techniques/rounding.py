@@ -7,7 +7,7 @@ of Frantar et al., *GPTQ* (ICLR 2023, algorithm 1), here for convolutions of any
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ GREATEST_FAN_IN = 2304
 """Weights an output channel beyond which a layer is rounded to nearest: the work grows with the
 cube, and the error of each output averages out anyway."""
 
-PATCHES = 1024
+PATCHES = 512
 """Positions of one batch that a layer's second moments are taken over at most."""
 
 MOMENT_BYTES = 256 << 20
@@ -96,20 +96,20 @@ class Patches:
         """float64[groups, patches, fan_in], at most `PATCHES` of them, evenly spread."""
         if not self.kernel:
             rows = values.reshape(-1, values.shape[-1])
-            return rows[_spread(len(rows))][None].astype(np.float64)
+            return np.asarray(rows[_spread(len(rows))][None], np.float64)
         rank = len(self.kernel)
         pads = [(0, 0), (0, 0), *zip(self.pads[:rank], self.pads[rank:], strict=True)]
         padded = np.pad(values, pads)
         spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         axes = tuple(range(2, 2 + rank))
         windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-        every = [slice(None), slice(None), *(slice(None, None, s) for s in self.strides)]
-        windows = windows[(*every, *(slice(None, None, d) for d in self.dilations))]
+        for axis, step in enumerate((*self.strides, *self.dilations), start=2):
+            windows = windows[(slice(None),) * axis + (slice(None, None, step),)]
         positions = (windows.shape[0], *windows.shape[2 : 2 + rank])
         chosen = np.unravel_index(_spread(int(np.prod(positions))), positions)
-        picked = windows[(chosen[0], slice(None), *chosen[1:])]
-        rows = picked.reshape(len(picked), self.groups, self.fan_in)
-        return rows.transpose(1, 0, 2).astype(np.float64)
+        by_position = np.moveaxis(windows, 1, 1 + rank)
+        cut = by_position[chosen].reshape(-1, self.groups, self.fan_in)
+        return cut.transpose(1, 0, 2).astype(np.float64)
 
 
 def moments_of(
@@ -196,7 +196,3 @@ def compensated(
 
 def _spread(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, PATCHES)).astype(np.int64))
-
-
-Stored = Mapping[str, np.ndarray]
-"""Rounded int8 weights by layer name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,26 +15,12 @@ from strop import engines
 from strop.engines import Engine, Session
 from strop.errors import InputError, StropError
 from strop.models.model import Model, digest_of_tree
-from strop.records import Machine, Placement, SessionSpec, Target
+from strop.records import Placement, SessionSpec
 from strop.testing import graphs
 from strop.testing.graphs import Case
+from strop.testing.targets import target
 
 Opener = Callable[..., Session]
-
-
-def target(**changes: Any) -> Target:
-    """A target without peculiarities: one CPU, AVX2."""
-    machine = Machine(
-        cpu="test",
-        architecture="x86_64",
-        platform="test",
-        isa=("avx2",),
-        cpus=(0,),
-        physical_cores=1,
-        memory_bytes=1 << 30,
-        python="3.11",
-    )
-    return Target(machine=machine).model_copy(update=changes)
 
 
 class EngineConformance:
@@ -65,30 +52,39 @@ class EngineConformance:
     @pytest.fixture
     def opened(self, tmp_path: Path) -> Iterator[Opener]:
         """Builds and loads a case; closes the sessions when the test ends."""
+        with self.opener(tmp_path) as opened:
+            yield opened
+
+    @contextlib.contextmanager
+    def opener(self, tmp_path: Path) -> Iterator[Opener]:
+        """What the fixture `opened` gives, for use without pytest."""
         sessions: list[Session] = []
 
-        def opened(case: Case, options: Any = None, **placement: int) -> Session:
+        def opened(
+            case: Case, options: Any = None, *, threads: int = 1, streams: int = 1
+        ) -> Session:
             folder = tmp_path / str(len(sessions))
             model = self.write(case, folder / "model")
             engine = self._engine()
             chosen = engine.space(model, target()).default if options is None else options
             workdir = folder / "artifact"
             workdir.mkdir()
-            artifact = engine.build(model, chosen, workdir)
             spec = SessionSpec(
                 engine=self.engine,
-                artifact=str(artifact),
+                artifact=str(engine.build(model, chosen, workdir)),
                 signature=model.signature,
                 options=chosen,
-                placement=Placement(**placement),
+                placement=Placement(threads=threads, streams=streams),
             )
             payload = model.source.payload if model.source else None
             sessions.append(engines.open_session(spec, payload=payload))
             return sessions[-1]
 
-        yield opened
-        for session in sessions:
-            session.close()
+        try:
+            yield opened
+        finally:
+            for session in sessions:
+                session.close()
 
     def test_is_registered_and_describes_itself(self) -> None:
         engine = self._engine()

@@ -158,6 +158,30 @@ def passthrough() -> Case:
     )
 
 
+def no_weights() -> Case:
+    """A comparison of integers: there is nothing in it to quantise, to fuse or to leave out."""
+
+    def inputs(rows: int, seed: int) -> Arrays:
+        return {"ids": np.random.default_rng(seed).integers(-9, 9, (rows, 4), np.int64)}
+
+    def answer(arrays: Arrays) -> Arrays:
+        return {"equal": arrays["ids"] == arrays["ids"][:, ::-1]}
+
+    return Case(
+        "no_weights",
+        Signature(
+            inputs=(_spec("ids", "int64", "n", 4),), outputs=(_spec("equal", "bool", "n", 4),)
+        ),
+        answer,
+        inputs,
+        (
+            ("Gather", ["ids", "order"], ["back"], {"axis": 1}),
+            ("Equal", ["ids", "back"], ["equal"], {}),
+        ),
+        {"order": np.array([3, 2, 1, 0])},
+    )
+
+
 def half() -> Case:
     """FP16 at the border, as the `fp16` technique never writes but users' models do."""
 
@@ -177,6 +201,95 @@ def half() -> Case:
         (("Mul", ["x", "factor"], ["y"], {}),),
         {"factor": np.array(0.5, np.float16)},
     )
+
+
+def perceptron() -> Case:
+    """Three layers of matrix products, nearly all of whose work can be quantised."""
+    constants = _layers((64, 64), (64, 64), (64, 10))
+
+    def inputs(rows: int, seed: int) -> Arrays:
+        return {"x": _random(seed, (rows, 64), np.float32)}
+
+    def answer(arrays: Arrays) -> Arrays:
+        hidden = arrays["x"]
+        for number in range(3):
+            hidden = hidden @ constants[f"w{number}"] + constants[f"b{number}"]
+            hidden = np.maximum(hidden, 0) if number < 2 else hidden
+        return {"y": hidden}
+
+    return Case(
+        "perceptron",
+        Signature(
+            inputs=(_spec("x", "float32", "n", 64),), outputs=(_spec("y", "float32", "n", 10),)
+        ),
+        answer,
+        inputs,
+        (
+            ("MatMul", ["x", "w0"], ["m0"], {}),
+            ("Add", ["m0", "b0"], ["a0"], {}),
+            ("Relu", ["a0"], ["h0"], {}),
+            ("Identity", ["h0"], ["i0"], {}),  # something for a clean-up to find
+            ("MatMul", ["i0", "w1"], ["m1"], {}),
+            ("Add", ["m1", "b1"], ["a1"], {}),
+            ("Relu", ["a1"], ["h1"], {}),
+            ("MatMul", ["h1", "w2"], ["m2"], {}),
+            ("Add", ["m2", "b2"], ["y"], {}),
+        ),
+        constants,
+    )
+
+
+def convolutional() -> Case:
+    """Two convolutions without padding, a pool over all places, and a classifier."""
+    constants = _layers((16, 3, 3, 3), (32, 16, 3, 3), (32, 10))
+
+    def inputs(rows: int, seed: int) -> Arrays:
+        return {"image": _random(seed, (rows, 3, 10, 10), np.float32)}
+
+    def answer(arrays: Arrays) -> Arrays:
+        hidden = arrays["image"]
+        for number in range(2):
+            hidden = _convolve(hidden, constants[f"w{number}"], constants[f"b{number}"])
+            hidden = np.maximum(hidden, 0)
+        return {"logits": hidden.mean(axis=(2, 3)) @ constants["w2"] + constants["b2"]}
+
+    return Case(
+        "convolutional",
+        Signature(
+            inputs=(_spec("image", "float32", "n", 3, 10, 10),),
+            outputs=(_spec("logits", "float32", "n", 10),),
+        ),
+        answer,
+        inputs,
+        (
+            ("Conv", ["image", "w0", "b0"], ["c0"], {}),
+            ("Relu", ["c0"], ["h0"], {}),
+            ("Conv", ["h0", "w1", "b1"], ["c1"], {}),
+            ("Relu", ["c1"], ["h1"], {}),
+            ("GlobalAveragePool", ["h1"], ["pooled"], {}),
+            ("Flatten", ["pooled"], ["flat"], {}),
+            ("Gemm", ["flat", "w2", "b2"], ["logits"], {}),
+        ),
+        constants,
+    )
+
+
+def _layers(*shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Weights ``w0``, ``w1`` … that keep the variance (He et al., 2015), and biases."""
+    constants: dict[str, np.ndarray] = {}
+    for number, shape in enumerate(shapes):
+        fan_in = shape[0] if len(shape) == 2 else int(np.prod(shape[1:]))
+        weight = _random(number, shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
+        outputs = shape[1] if len(shape) == 2 else shape[0]
+        constants[f"w{number}"] = weight
+        constants[f"b{number}"] = _random(100 + number, (outputs,), np.float32) / np.float32(10)
+    return constants
+
+
+def _convolve(images: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    patches = np.lib.stride_tricks.sliding_window_view(images, weight.shape[2:], axis=(2, 3))
+    result: np.ndarray = np.einsum("ncyxij,ocij->noyx", patches, weight) + bias[:, None, None]
+    return result
 
 
 def _spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:

@@ -31,7 +31,7 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "int8-dynamic@openvino": (0.2, 1.0, 4.0),
     "int8-static": (-0.7, 1.0, 10.0),
     "int8-nncf": (-0.8, 1.0, 15.0),
-    "int8-static.keep_float=0": (0.0, 0.3, 0.0),
+    "int8-static.keep_float=0.0": (0.0, 0.3, 0.0),
 }
 _NOISE_TIME = 0.08
 _NOISE_LOSS = 0.5

@@ -1,0 +1,308 @@
+"""Static INT8, strop's own: one file that ONNX Runtime and OpenVINO both run in integers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strop.data import Dataset
+from strop.errors import NotApplicable
+from strop.models import graph
+from strop.models.model import Model
+from strop.records import Applicability, Choice, Space, Target
+from strop.techniques._base import Context, Technique
+from strop.techniques.bias_correction import bias_shifts
+from strop.techniques.calibration import Arrays, Batches, digest_of, sample_rows, watch
+from strop.techniques.folding import prepare
+from strop.techniques.observers import Extremes, Histogram
+from strop.techniques.onnx_view import GraphView
+from strop.techniques.qdq import round_weights, write_qdq
+from strop.techniques.quantisable import plan
+from strop.techniques.rounding import moments_of
+from strop.techniques.sensitivity import cached, layer_errors, layer_microseconds, rank_layers
+from strop.techniques.smoothquant import find_spots, smooth
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+CALIBRATION_ROWS = 128
+"""Rows that ranges, moments and means are taken over at most."""
+SENSITIVITY_ROWS = 16
+"""Rows that the layers are ranked on: errors are averages over all outputs of all of them."""
+_BATCH = 8
+_WIDE_SUMS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd"})
+"""Instruction sets whose integer products do not saturate 16-bit sums."""
+
+
+class StaticINT8(Technique):
+    """Weights and activations in INT8 with ranges from calibration rows, as a QDQ graph.
+
+    Weights are rounded for the least change of each layer's output (GPTQ), what that leaves in
+    the mean goes to the bias, and the layers that lose most stay in float; `keep_float` says how
+    many, as a share of all.
+
+    Parameters of the space
+    -----------------------
+    calibrator
+        ``mse``, ``percentile`` or ``minmax``: how ranges are read from histograms.
+    keep_float
+        Share of the layers kept in float, the most sensitive ones (strop.techniques.sensitivity).
+    smooth
+        Alpha of SmoothQuant, 0 for none; only where matrix products follow a normalisation.
+    bias_correction
+        Whether biases take up the mean error.
+    rounding
+        ``compensated`` (GPTQ) or ``nearest``.
+    rank
+        ``error``, or ``error-per-microsecond``, which measures times and so may rank otherwise
+        the next time.
+    """
+
+    name = "int8-static"
+    version = 1
+    consumes = "onnx"
+    produces = "onnx"
+    roles = ("calibrate",)
+    packages = ("onnx", "onnxruntime")
+    stage = 60
+
+    def applies(self, model: Model, target: Target) -> Applicability:
+        if "onnx" not in model.forms:
+            return Applicability.no("needs an ONNX form")
+        if target.device != "cpu":
+            return Applicability.no(f"has kernels for the CPU only, not for '{target.device}'")
+        proto = graph.read(model.forms["onnx"])
+        if graph.is_quantised(proto):
+            return Applicability.no("already quantised")
+        if foreign := graph.custom_domains(proto):
+            return Applicability.no(f"custom operators of {', '.join(foreign)}")
+        if not plan(GraphView(prepare(proto))).layers:
+            return Applicability.no(
+                "no float32 convolution or matrix product with constant weights between the "
+                "model's input and its output"
+            )
+        return Applicability.yes()
+
+    def space(self, model: Model, target: Target) -> Space:
+        view = GraphView(prepare(graph.read(model.forms["onnx"])))
+        alphas = (0.5, 0.0) if find_spots(view) else (0.0,)
+        return Space(
+            choices=(
+                Choice(name="calibrator", values=("mse", "minmax")),
+                Choice(name="keep_float", values=(0.0, 0.05, 0.1, 0.2, 0.4)),
+                Choice(name="smooth", values=alphas),
+                Choice(name="bias_correction", values=(True,)),
+                Choice(name="rounding", values=("compensated",)),
+                Choice(name="rank", values=("error",)),
+            )
+        )
+
+    def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
+        rows = _Rows.of(model, ctx.data["calibrate"], ctx.seed)
+        digest = digest_of(rows.batches)
+        bits = 8 if _WIDE_SUMS & set(ctx.target.machine.isa) else 7
+        key = _key(model.digest, digest, params, bits)
+        quantiser = _recent.get(key)
+        if quantiser is None:
+            # Recipes that differ in `keep_float` alone follow one another in a search and share
+            # all the calibration: the last one is kept, in this process only.
+            network = prepare(graph.read(model.forms["onnx"]))
+            _recent.clear()
+            quantiser = Quantiser(network, rows.batches, rows.sample(), params, bits=bits, ctx=ctx)
+            _recent[key] = quantiser
+        quantiser.ctx = ctx
+        keep = quantiser.most_sensitive(float(params["keep_float"]), key)
+        result = quantiser.build(keep)
+        graph.write(result, ctx.workdir / "onnx" / "model.onnx")
+        kept = set(keep)
+        return Model.seal(
+            ctx.workdir,
+            model.signature,
+            meta={
+                **model.meta,
+                "quantised": True,
+                "calibration": {
+                    "rows": rows.source_rows,
+                    "digest": digest,
+                    "seed": ctx.seed,
+                },
+                "weight_bits": bits,
+                "int8_layers": [n for n in quantiser.layer_names if n not in kept],
+                "float_layers": sorted(kept),
+            },
+        )
+
+
+class Quantiser:
+    """Everything about one model and its calibration rows that quantised versions share.
+
+    Parameters
+    ----------
+    network
+        Prepared by :func:`strop.techniques.folding.prepare`.
+    batches
+        Starts a pass over the calibration rows.
+    sample
+        One batch of them, which layers are ranked on.
+    params
+        As `StaticINT8.space` has them.
+    bits
+        Of the weights.
+    """
+
+    def __init__(
+        self,
+        network: ModelProto,
+        batches: Batches,
+        sample: Arrays,
+        params: Mapping[str, Any],
+        *,
+        bits: int = 8,
+        ctx: Context,
+    ) -> None:
+        self._batches = batches
+        self._sample = sample
+        self._params = params
+        self.ctx = ctx
+        self.network = self._smoothed(network, float(params["smooth"]))
+        self._view = GraphView(self.network)
+        self._plan = plan(self._view)
+        if not self._plan.layers:
+            raise NotApplicable("no layer can run in int8")
+        ctx.emit(f"calibrating {len(self._plan.tensors)} tensors")
+        self._ranges = self._observed_ranges()
+        covariances = (
+            moments_of(self.network, self._plan.layers, batches, deadline=ctx.deadline)
+            if params["rounding"] == "compensated"
+            else {}
+        )
+        self._rounded = round_weights(
+            self.network, self._plan, self._ranges, bits=bits, covariances=covariances
+        )
+        self._shifts = (
+            bias_shifts(
+                self.network,
+                self._plan,
+                self._ranges,
+                self._rounded,
+                batches,
+                deadline=ctx.deadline,
+            )
+            if params["bias_correction"]
+            else {}
+        )
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The layers that run in int8 when none is kept in float, in the graph's order."""
+        return [layer.name for layer in self._plan.layers]
+
+    def build(self, keep_float: Collection[str]) -> ModelProto:
+        """The quantised model with the layers of the given names in float."""
+        chosen = plan(self._view, keep_float=keep_float)
+        return write_qdq(self.network, chosen, self._ranges, self._rounded, bias_shift=self._shifts)
+
+    def most_sensitive(self, share: float, key: str) -> list[str]:
+        """The names of a share of the layers, those that cost most first; one at least unless
+        `share` is 0. The ranking is kept beside the working directory under `key`.
+        """
+        if share <= 0:
+            return []
+        file = self.ctx.workdir.parent / f"sensitivity-{key[:16]}.json"
+        ranking = cached(file, key, self._ranking)
+        return list(ranking["order"][: max(1, math.floor(share * len(self.layer_names)))])
+
+    def _ranking(self) -> dict[str, Any]:
+        self.ctx.emit(f"ranking {len(self.layer_names)} layers by what int8 costs in each")
+        layers = self._plan.layers
+        errors = layer_errors(
+            self.network, layers, self.build, self._sample, deadline=self.ctx.deadline
+        )
+        microseconds = None
+        if self._params["rank"] == "error-per-microsecond":
+            microseconds = layer_microseconds(
+                self.network,
+                self.build(()),
+                layers,
+                next(iter(self._batches())),
+                threads=self.ctx.target.thread_count,
+            )
+        return {
+            "order": rank_layers(errors, microseconds),
+            "errors": errors,
+            "microseconds": microseconds,
+        }
+
+    def _smoothed(self, network: ModelProto, alpha: float) -> ModelProto:
+        spots = find_spots(GraphView(network)) if alpha else []
+        if not spots:
+            return network
+        seen = {spot.tensor: Extremes(axis=-1) for spot in spots}
+        observers = {name: [observer] for name, observer in seen.items()}
+        watch(network, observers, self._batches, deadline=self.ctx.deadline)
+        return smooth(network, {name: seen[name].magnitude() for name in seen}, alpha)
+
+    def _observed_ranges(self) -> dict[str, tuple[float, float]]:
+        seen = {name: Histogram() for name in self._plan.tensors}
+        observers = {name: [histogram] for name, histogram in seen.items()}
+        try:
+            watch(self.network, observers, self._batches, deadline=self.ctx.deadline)
+        except ValueError as error:
+            raise NotApplicable(f"calibration failed: {error}") from error
+        calibrator = self._params["calibrator"]
+        return {name: histogram.range(calibrator) for name, histogram in seen.items()}
+
+
+_recent: dict[str, Quantiser] = {}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The calibration rows, in batches that the model takes."""
+
+    data: Dataset
+    chosen: np.ndarray
+    size: int
+    fixed: bool
+
+    @classmethod
+    def of(cls, model: Model, data: Dataset, seed: int) -> _Rows:
+        leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
+        fixed = next((dim for dim in leading if isinstance(dim, int)), None)
+        chosen = sample_rows(len(data), CALIBRATION_ROWS, seed)
+        size = fixed or _BATCH
+        if fixed:
+            chosen = chosen[: len(chosen) // fixed * fixed]
+        if not len(chosen):
+            raise NotApplicable(
+                f"the model has a fixed batch of {fixed}, but there are {len(data)} rows to "
+                "calibrate on"
+                if fixed
+                else "there are no rows to calibrate on"
+            )
+        return cls(data, chosen, size, fixed is not None)
+
+    @property
+    def source_rows(self) -> list[int]:
+        """Their numbers in the source, in the order of use."""
+        return [int(row) for row in np.asarray(self.data.rows)[self.chosen]]
+
+    def sample(self) -> Arrays:
+        """Some rows at once: as many as the model takes, `SENSITIVITY_ROWS` where it takes any."""
+        return self.data.inputs(self.chosen[: self.size if self.fixed else SENSITIVITY_ROWS])
+
+    def batches(self) -> Iterator[Arrays]:
+        for start in range(0, len(self.chosen), self.size):
+            yield self.data.inputs(self.chosen[start : start + self.size])
+
+
+def _key(model: str, rows: str, params: Mapping[str, Any], bits: int) -> str:
+    shaping = {name: value for name, value in params.items() if name != "keep_float"}
+    text = json.dumps([StaticINT8.version, model, rows, shaping, bits], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
