@@ -27,6 +27,26 @@ def cost(trial: Trial, goal: Goal) -> float:
     return 1 / ratio if ratio else math.inf
 
 
+def likely_bound(trial: Trial) -> float | None:
+    """The drop that *prove* will probably have to allow for, as *search* tells it.
+
+    The estimate plus 0.6 of its interval's half-width: about the one-sided 95% bound on a proof
+    set of twice as many examples. None where nothing was scored.
+    """
+    quality = trial.evidence.search_quality
+    if quality is None:
+        return None
+    if math.isnan(quality.drop.high):
+        return quality.drop.estimate
+    return quality.drop.estimate + 0.6 * (quality.drop.high - quality.drop.estimate)
+
+
+def may_hold(trial: Trial, tolerance: float) -> bool:
+    """Whether the trial is worth counting as the best so far."""
+    bound = likely_bound(trial)
+    return trial.equivalent or (bound is not None and bound < tolerance)
+
+
 def sureness(trial: Trial, tolerance: float) -> float:
     """Standard errors between the drop seen on *search* and the tolerance; larger is surer."""
     quality = trial.evidence.search_quality

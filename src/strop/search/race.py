@@ -28,7 +28,7 @@ from strop.records import (
 )
 from strop.search.builder import Built, StepFailed, build
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
-from strop.search.objective import cost, pareto, speed
+from strop.search.objective import cost, may_hold, pareto, speed
 from strop.search.space import JointSpace
 from strop.search.strategies import Strategy
 from strop.search.workspace import Workspace, reason_of
@@ -292,18 +292,15 @@ class Race:
         workspace = self._workspace
         workspace.emit(TrialFinished(trial=trial, elapsed=workspace.clock.elapsed))
         ratio = speed(trial)
-        found = trial.evidence.search_quality
-        holds = trial.equivalent or (
-            found is not None and found.drop.estimate < workspace.tolerance
-        )
         self._stale += 1
-        if trial.status != "alive" or ratio is None or not holds:
+        tolerance = workspace.tolerance
+        if trial.status != "alive" or ratio is None or not may_hold(trial, tolerance):
             return
         goal = workspace.task.goal
         others = [
             cost(other, goal)
             for other in self.trials[:-1]
-            if other.status == "alive" and self._may_hold(other)
+            if other.status == "alive" and may_hold(other, tolerance)
         ]
         if cost(trial, goal) < min(others, default=math.inf):
             self._stale = 0 if cost(trial, goal) < 0.98 * min(others, default=math.inf) else 1
@@ -317,12 +314,6 @@ class Race:
                     speedup=ratio,
                 )
             )
-
-    def _may_hold(self, trial: Trial) -> bool:
-        found = trial.evidence.search_quality
-        return trial.equivalent or (
-            found is not None and found.drop.estimate < self._workspace.tolerance
-        )
 
 
 def timing_inputs(workspace: Workspace, batch: int) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from strop.records import Recipe, Trial
+from strop.search.objective import likely_bound, may_hold
 from strop.search.space import JointSpace
 from strop.search.strategies._base import Strategy
 
@@ -29,8 +30,8 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "fp16": (0.1, 0.2, 2.0),
     "int8-dynamic": (0.6, 1.0, 4.0),
     "int8-dynamic@openvino": (0.2, 1.0, 4.0),
-    "int8-static": (-0.7, 1.0, 10.0),
-    "int8-nncf": (-0.8, 1.0, 15.0),
+    "int8-static": (-0.75, 0.7, 8.0),
+    "int8-nncf": (-0.9, 0.8, 6.0),
     "int8-static.keep_float=0.0": (0.0, 0.3, 0.0),
 }
 _NOISE_TIME = 0.08
@@ -64,7 +65,9 @@ class EvidenceOrder(Strategy):
             (
                 value
                 for trial in history
-                if (value := _log_time(trial)) is not None and _holds(trial, tolerance)
+                if (value := _log_time(trial)) is not None
+                and trial.status != "failed"
+                and may_hold(trial, tolerance)
             ),
             default=0.0,
         )
@@ -78,7 +81,7 @@ class EvidenceOrder(Strategy):
             else:
                 loss = float(x @ loss_mean)
                 spread = math.sqrt(float(x @ loss_cov @ x) + _NOISE_LOSS**2)
-                feasible = _normal_cdf((0.9 - loss) / spread)
+                feasible = _normal_cdf((1.0 - loss) / spread)
             scores.append(gain * feasible / _seconds(recipe, history))
         return left[int(np.argmax(scores))]
 
@@ -149,16 +152,9 @@ def _log_time(trial: Trial) -> float | None:
 
 
 def _loss(trial: Trial, tolerance: float) -> float | None:
-    """Quality lost, in tolerances; a failed build says nothing."""
-    quality = trial.evidence.search_quality
-    if quality is None:
-        return None
-    return float(np.clip(quality.drop.estimate / tolerance, -1.0, _WORST_LOSS))
-
-
-def _holds(trial: Trial, tolerance: float) -> bool:
-    loss = _loss(trial, tolerance)
-    return trial.status != "failed" and loss is not None and loss < 1.0
+    """Quality that the proof will have to allow for, in tolerances; None where none was scored."""
+    bound = likely_bound(trial)
+    return None if bound is None else float(np.clip(bound / tolerance, -1.0, _WORST_LOSS))
 
 
 def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
