@@ -43,6 +43,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised whenever `build` writes something else for the same model; part of the cache key."""
     consumes: ClassVar[tuple[str, ...]]
     """Forms that `build` takes, the preferred one first."""
     packages: ClassVar[tuple[str, ...]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def to_openvino(model: Model, workdir: Path) -> Model:
         converted = openvino.convert_model(str(model.forms["onnx"]))
     except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
         raise NotApplicable(f"OpenVINO cannot convert the graph: {_reason(error)}") from error
+    number_nodes(converted)
     _set_names(converted.inputs, model.signature.input_names)
     _set_names(converted.outputs, model.signature.output_names)
     path = workdir / "openvino" / "model.xml"
@@ -73,3 +75,14 @@ def _reason(error: Exception) -> str:
     noise = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't", "Summary:")
     telling = [line for line in lines if line and not line.startswith(noise)]
     return first_line(telling[0] if telling else error)
+
+
+def number_nodes(network: Any) -> None:
+    """Number the nodes that OpenVINO named itself by their place in the graph.
+
+    It numbers them by a counter of the process (``Constant_8914``), which would give the same
+    network another file, and so another digest, each time.
+    """
+    for place, op in enumerate(network.get_ordered_ops()):
+        if re.match(r"[A-Z][A-Za-z]*_\d+(\D|$)", op.get_friendly_name()):
+            op.set_friendly_name(f"{op.get_type_name()}_{place}")

@@ -72,6 +72,7 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
             "kind": "artifact",
             "model": model.digest,
             "engine": engine.name,
+            "version": engine.version,
             "options": recipe.deploy.options,
             "packages": _versions(engine.packages),
             "isa": list(workspace.target.machine.isa) if engine.native_artifact else [],

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from strop.data import Dataset
 from strop.engines import quiet_telemetry
 from strop.errors import MissingExtra, NotApplicable, StropError
 from strop.models import graph
+from strop.models.convert import number_nodes
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Signature, Space, Target
 from strop.techniques._base import Context, Technique
@@ -135,7 +135,7 @@ class NNCFINT8(Technique):
         if not inserted:
             raise NotApplicable("NNCF finds nothing to quantise")
         _keep_names(quantised, model.signature)
-        _number_nodes(quantised)
+        number_nodes(quantised)
         artifact = ctx.workdir / "openvino" / "model.xml"
         artifact.parent.mkdir(parents=True)
         openvino.save_model(quantised, artifact, compress_to_fp16=False)
@@ -225,17 +225,6 @@ def _keep_names(network: Any, signature: Signature) -> None:
     for port, name in zip(ports, names, strict=True):
         if name not in port.get_names():
             port.get_tensor().add_names({name})
-
-
-def _number_nodes(network: Any) -> None:
-    """Number the nodes that OpenVINO named itself by their place in the graph.
-
-    It numbers them by a counter of the process (``Constant_8914``), which would give the same
-    network another file, and so another digest, each time.
-    """
-    for place, op in enumerate(network.get_ordered_ops()):
-        if re.match(r"[A-Z][A-Za-z]*_\d+(\D|$)", op.get_friendly_name()):
-            op.set_friendly_name(f"{op.get_type_name()}_{place}")
 
 
 @contextlib.contextmanager
