@@ -71,6 +71,9 @@ def _interval(ratio: Interval) -> str:
 def _quality(candidate: Candidate, result: Result) -> str:
     evidence = candidate.evidence
     found = evidence.prove_quality or evidence.search_quality
+    if candidate is result.original:
+        # What was proven of the delivered was proven beside the original, on the same examples.
+        found = result.delivered.evidence.prove_quality or found
     if found is None:
         return "–"
     score = found.reference if candidate is result.original else found.candidate
