@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from strop.records import Goal, Trial
 
 
+_STAKE = math.log(2 / 0.05)
+"""What a bet must win to prove at α/2, the share of the error that a first run has, for α = 5%."""
+
+
 def speed(trial: Trial) -> float | None:
     """How many times faster than the anchor, by the race's interleaved rounds."""
     for found in trial.evidence.speedups:
@@ -30,15 +34,19 @@ def cost(trial: Trial, goal: Goal) -> float:
 def likely_bound(trial: Trial) -> float | None:
     """The drop that *prove* will probably have to allow for, as *search* tells it.
 
-    The estimate plus 0.6 of its interval's half-width: about the one-sided 95% bound on a proof
-    set of twice as many examples. None where nothing was scored.
+    The estimate plus 0.6 of its interval's half-width is about the one-sided 95% bound on a proof
+    set of twice as many examples. Bets on bounded scores pay more: some ln(1/α)/n even where
+    nothing varies. None where nothing was scored.
     """
     quality = trial.evidence.search_quality
     if quality is None:
         return None
-    if math.isnan(quality.drop.high):
-        return quality.drop.estimate
-    return quality.drop.estimate + 0.6 * (quality.drop.high - quality.drop.estimate)
+    drop = quality.drop
+    if math.isnan(drop.high):
+        return drop.estimate
+    if quality.kind == "bounded":
+        return drop.estimate + 0.8 * (drop.high - drop.estimate) + _STAKE / (2 * quality.n)
+    return drop.estimate + 0.6 * (drop.high - drop.estimate)
 
 
 def may_hold(trial: Trial, tolerance: float) -> bool:
