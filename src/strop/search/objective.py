@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from strop.records import Goal, Trial
 
-
 _STAKE = math.log(2 / 0.05)
 """What a bet must win to prove at α/2, the share of the error that a first run has, for α = 5%."""
 
