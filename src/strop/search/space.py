@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from strop import engines, techniques
 from strop.engines import Engine
@@ -111,6 +112,11 @@ def joint_space(
         else:
             rejected.append((name, verdict.reason))
 
+    # Asked once: some techniques read the whole graph to answer.
+    grids = {
+        technique.name: tuple(technique.space(model, target).grid())
+        for technique in usable_techniques
+    }
     recipes: dict[str, Recipe] = {}
     exact: set[str] = set()
     for pipeline in _pipelines(usable_techniques, tuple(model.forms)):
@@ -118,7 +124,7 @@ def joint_space(
             if not _fits(engine, pipeline, tuple(model.forms)):
                 continue
             for options in engine.space(model, target).grid():
-                for steps in _steps(pipeline, model, target):
+                for steps in _steps(pipeline, grids):
                     recipe = Recipe(
                         steps=steps,
                         deploy=Deployment(
@@ -178,13 +184,13 @@ def _fits(engine: Engine, pipeline: Sequence[Technique], forms: tuple[str, ...])
 
 
 def _steps(
-    pipeline: Sequence[Technique], model: Model, target: Target
+    pipeline: Sequence[Technique], grids: Mapping[str, Sequence[dict[str, Any]]]
 ) -> Iterator[tuple[Step, ...]]:
     if not pipeline:
         yield ()
         return
     head, *rest = pipeline
-    for params in head.space(model, target).grid():
+    for params in grids[head.name]:
         step = Step(technique=head.name, version=head.version, params=params)
-        for tail in _steps(rest, model, target):
+        for tail in _steps(rest, grids):
             yield (step, *tail)

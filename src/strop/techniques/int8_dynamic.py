@@ -126,7 +126,10 @@ def _share(proto: ModelProto, layers: set[str]) -> float:
         found = facts(proto)
     except ModelError:
         return 1.0
-    part = sum(layer.flops or 0 for layer in found.layers if layer.name in layers)
+    mine = [layer.flops for layer in found.layers if layer.name in layers]
+    if None in mine:
+        return 1.0
+    part = sum(flops or 0 for flops in mine)
     return part / found.flops if found.flops else 1.0
 
 
