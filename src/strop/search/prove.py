@@ -27,6 +27,7 @@ from strop.search.race import EQUIVALENT_ERROR
 from strop.search.workspace import Workspace, reason_of
 
 _MOST = 8
+_WORTH = 0.98  # less is lost in the noise of the final timing
 _BOTH: tuple[Role, Role] = ("search", "prove")
 
 
@@ -70,7 +71,7 @@ def plan(workspace: Workspace, trials: Sequence[Trial], worst_cost: float) -> li
         and not trial.equivalent
         and speed(trial) is not None
         and sureness(trial, workspace.tolerance) > 0
-        and cost(trial, goal) < worst_cost
+        and cost(trial, goal) < _WORTH * worst_cost
     ]
     wanted.sort(key=lambda trial: sureness(trial, workspace.tolerance), reverse=True)
     chain: list[Trial] = []
