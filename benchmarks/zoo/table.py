@@ -22,7 +22,7 @@ def readme(results: Mapping[str, Any]) -> str:
             "Written by `python benchmarks/zoo/run.py`; the figures are in `results.json`. For",
             "each model of `examples/zoo`: the bundle that `strop optimize` delivers, PyTorch",
             "eager, and what ONNX Runtime, OpenVINO, NNCF, Olive and Intel Neural Compressor give",
-            "with their defaults. A process each, interleaved, in one run.",
+            "with their defaults. A process each, interleaved, in one run a model.",
             "",
             "```console",
             "$ python examples/zoo/fetch.py --output zoo --cache cache",

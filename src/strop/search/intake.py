@@ -97,6 +97,10 @@ def read_roles(
     prove = None if request.prove is None else read(request.prove, "prove")
     roles = datasets.split(dataset, train=train, prove=prove)
     warnings.extend(roles.warnings)
+    # A candidate is screened on the first rows of *search*, and timed on some of them: shuffled,
+    # they are a fair sample even where the file is sorted by class.
+    search = roles["search"]
+    roles["search"] = search.subset(np.random.default_rng(request.seed).permutation(len(search)))
     for role in ("search", "prove"):
         if not len(roles[role]):
             raise InputError(
