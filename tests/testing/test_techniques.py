@@ -23,7 +23,7 @@ class Rounded(Technique):
 
     name = "rounded"
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     roles = ("calibrate",)
 
     def applies(self, model: Model, target: Target) -> Applicability:

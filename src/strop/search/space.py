@@ -67,8 +67,9 @@ def joint_space(
 ) -> JointSpace:
     """Every recipe for `model` on `target`.
 
-    A pipeline takes at most one technique a stage, in the order of their stages; each must read
-    the form that the one before it wrote, and the engine must take the last form.
+    A pipeline takes at most one technique a stage, in the order of their stages, and at most one
+    of a family; each must read a form that the one before it wrote, and the engine must take one
+    of the last forms.
 
     Parameters
     ----------
@@ -172,14 +173,18 @@ def _pipelines(
             return
         yield from extend(index + 1, chosen, current)
         for technique in usable:
-            if technique.stage == stages[index] and technique.consumes in current:
-                yield from extend(index + 1, (*chosen, technique), (technique.produces,))
+            if (
+                technique.stage == stages[index]
+                and technique.consumes in current
+                and not any(technique.family and one.family == technique.family for one in chosen)
+            ):
+                yield from extend(index + 1, (*chosen, technique), technique.produces)
 
     yield from extend(0, (), forms)
 
 
 def _fits(engine: Engine, pipeline: Sequence[Technique], forms: tuple[str, ...]) -> bool:
-    current = (pipeline[-1].produces,) if pipeline else forms
+    current = pipeline[-1].produces if pipeline else forms
     return any(form in current for form in engine.consumes)
 
 

@@ -26,6 +26,14 @@ class Context:
         The machine and the goal.
     data
         Datasets by role; only the roles that the technique declared.
+    teacher
+        The original model, as the user gave it, for techniques that declare the role ``train``:
+        `model` may have been changed by earlier steps. None for all others.
+    keep
+        A directory that outlives a kill, for checkpoints of long work: the next attempt at the
+        same step finds it as it was left. None where nothing is kept.
+    seconds
+        For techniques that train: how long training may take. None without a limit.
     seed
         Seed of everything random: equal seeds give equal models.
     deadline
@@ -40,6 +48,9 @@ class Context:
     seed: int = 0
     deadline: float | None = None
     emit: Callable[[str], None] = lambda line: None
+    teacher: Model | None = None
+    keep: Path | None = None
+    seconds: float | None = None
 
 
 class Technique(ABC):
@@ -50,8 +61,8 @@ class Technique(ABC):
     """Raised whenever the same parameters give another result; part of the cache key."""
     consumes: ClassVar[str]
     """The form that `apply` reads."""
-    produces: ClassVar[str]
-    """The form that `apply` writes."""
+    produces: ClassVar[tuple[str, ...]]
+    """The forms that `apply` writes, all of them every time."""
     roles: ClassVar[tuple[str, ...]] = ()
     """Roles of the data that `apply` reads (``calibrate``, ``train``)."""
     packages: ClassVar[tuple[str, ...]] = ()
@@ -62,6 +73,9 @@ class Technique(ABC):
     """Whether an example's outputs are the same whatever else is in its batch."""
     stage: ClassVar[int] = 50
     """Where it stands in a recipe: steps are ordered by stage, one step a stage."""
+    family: ClassVar[str] = ""
+    """A recipe takes one technique of a family at most, whatever their stages: two that both
+    quantise to INT8, say. Empty: of no family."""
 
     @abstractmethod
     def applies(self, model: Model, target: Target) -> Applicability:

@@ -52,7 +52,7 @@ class FP16(Technique):
     name = "fp16"
     version = 1
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     packages = ("onnx",)
     stage = 60
 

@@ -43,10 +43,11 @@ class DynamicINT8(Technique):
     name = "int8-dynamic"
     version = 1
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     packages = ("onnxruntime", "onnx")
     batch_invariant = False
     stage = 60
+    family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
         if "onnx" not in model.forms:

@@ -57,10 +57,11 @@ class NNCFINT8(Technique):
     name = "int8-nncf"
     version = 1
     consumes = "onnx"
-    produces = "openvino"
+    produces = ("openvino",)
     roles = ("calibrate",)
     packages = ("nncf", "openvino")
     stage = 60
+    family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
         for package in self.packages:

@@ -58,7 +58,7 @@ class TrimPadding(Technique):
     name = "trim-padding"
     version = 1
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     packages = ("onnx", "onnxruntime")
     stage = 20
 
