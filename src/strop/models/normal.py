@@ -65,6 +65,25 @@ def check(proto: onnx.ModelProto) -> None:
         raise ModelError(f"the ONNX graph is invalid: {first_line(error)}") from error
 
 
+def raise_opset(proto: onnx.ModelProto, target: int) -> onnx.ModelProto:
+    """The model in operator set `target` of the default domain, one newer than its own.
+
+    Raises
+    ------
+    ModelError
+        When `target` is beyond what strop writes, or ONNX's converter cannot bring it there.
+    """
+    found = default_opset(proto)
+    if not found < target <= OPSETS[-1]:
+        raise ModelError(f"opset {found} cannot be raised to {target}")
+    if _same_operators(proto, found, target):
+        _set_opset(proto, target)
+    else:
+        proto = _convert(proto, found, target)
+    proto.ir_version = min(max(_IR_OF_OPSET[target], proto.ir_version), MAX_IR)
+    return proto
+
+
 def _inline_functions(proto: onnx.ModelProto, changes: list[str]) -> onnx.ModelProto:
     from onnx import inliner
 

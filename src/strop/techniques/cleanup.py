@@ -33,8 +33,9 @@ class Cleanup(Technique):
     Two passes: ONNX Runtime's offline optimiser at its basic level, which is independent of the
     hardware and writes standard operators (constant folding, common subexpressions, Identity and
     Dropout, transposes, Pad + Conv, Conv + BatchNorm + Mul + Add, LayerNorm, and GELU from opset
-    20); then what it leaves out (`strop.techniques.fusion`): shape computations in front of
-    Reshape, reshapes of reshapes, HardSwish.
+    20); then what it leaves out (`strop.techniques.fusion`): one-hot products that are lookups,
+    pointwise work on looked-up rows, activations in any spelling, slices of everything, shape
+    computations in front of Reshape, reshapes of reshapes.
 
     ONNX Runtime is a dependency already and is tested on more models than any rewriter of the
     ONNX world; another package (onnxslim, onnxsim) would add a dependency for passes that it has.
@@ -44,9 +45,9 @@ class Cleanup(Technique):
     """
 
     name = "cleanup"
-    version = 1
+    version = 2
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     packages = ("onnxruntime",)
     exact = True
     stage = 10
@@ -67,8 +68,8 @@ class Cleanup(Technique):
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         before = graph.read(model.forms["onnx"])
         after = _optimise(before, ctx.workdir / "scratch")
-        fuse(after)
         _restore_border(before, after)
+        after = fuse(after)
         facts = {
             "operators_before": sum(graph.operators(before).values()),
             "operators_after": sum(graph.operators(after).values()),

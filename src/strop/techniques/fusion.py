@@ -1,4 +1,4 @@
-"""Rewrites that ONNX Runtime's basic level leaves out: HardSwish, computed and double reshapes."""
+"""Rewrites that ONNX Runtime's basic level leaves out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 
 from strop.models.graph import infer_shapes, shapes_by_name
 from strop.records import Dim
+from strop.techniques.activations import fuse_activations
 from strop.techniques.folding import drop_unused_initializers
+from strop.techniques.lookups import look_up_one_hot_products, move_into_tables
 from strop.techniques.onnx_view import GraphView, attribute, name_nodes
 
 if TYPE_CHECKING:
@@ -17,28 +19,38 @@ if TYPE_CHECKING:
 _ROW_MAJOR = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Operators that give the same elements in the same order another shape."""
 
+_ENDLESS = 10**9
+"""What exporters write for "to the end" of an axis of unknown size, and more."""
 
-def fuse(model: ModelProto) -> None:
-    """Apply all rewrites of this file in place; nodes without a name get one."""
+
+def fuse(model: ModelProto) -> ModelProto:
+    """Apply all rewrites; nodes without a name get one.
+
+    Returns
+    -------
+    The model, changed in place, or another one where an activation needs a later operator set.
+    """
     name_nodes(model.graph)
-    fuse_hard_swish(model)
+    skip_slices(model)
+    look_up_one_hot_products(model)
+    move_into_tables(model)
+    model = fuse_activations(model)
+    name_nodes(model.graph)
     fix_reshape_targets(model)
     skip_reshapes(model)
     drop_dead_nodes(model)
+    return model
 
 
-def fuse_hard_swish(model: ModelProto) -> None:
-    """``x · clip(x + 3, 0, 6) / 6`` (Howard et al., 2019, arXiv:1905.02244) to HardSwish.
-
-    The division may stand before or after the product, and be a product with 1/6.
-    """
+def skip_slices(model: ModelProto) -> None:
+    """Let what reads a Slice of everything read what is sliced."""
     view = GraphView(model)
+    same: dict[str, str] = {}
     for node in model.graph.node:
-        source = _hard_swish_of(view, node)
-        if source is not None:
-            node.op_type = "HardSwish"
-            del node.input[:]
-            node.input.append(source)
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        if node.op_type == "Slice" and view.is_private(node.output[0]) and _takes_all(view, node):
+            same[node.output[0]] = node.input[0]
 
 
 def fix_reshape_targets(model: ModelProto) -> None:
@@ -110,60 +122,23 @@ def _target(before: tuple[Dim, ...] | None, after: tuple[Dim, ...] | None) -> li
     return target if target.count(-1) <= 1 else None
 
 
-def _hard_swish_of(view: GraphView, node: NodeProto) -> str | None:
-    """The x where `node` computes HardSwish(x)."""
-    numerator = _sixth_of(view, node)
-    product = None if numerator is None else _producer(view, numerator)
-    if product is not None and product.op_type == "Mul":
-        for source, gate in _both_orders(product):
-            if _gate_source(view, gate) == source:
-                return source
-    if node.op_type == "Mul":
-        for source, factor in _both_orders(node):
-            sixth = _producer(view, factor)
-            clipped = None if sixth is None else _sixth_of(view, sixth)
-            if clipped is not None and _gate_source(view, clipped) == source:
-                return source
-    return None
-
-
-def _gate_source(view: GraphView, name: str) -> str | None:
-    """The x where the tensor is clip(x + 3, 0, 6)."""
-    clip = _producer(view, name)
-    if clip is None or clip.op_type != "Clip" or len(clip.input) != 3:
-        return None
-    shift = _producer(view, clip.input[0])
-    bounds = _is_scalar(view, clip.input[1], 0.0) and _is_scalar(view, clip.input[2], 6.0)
-    if shift is None or shift.op_type != "Add" or not bounds:
-        return None
-    for source, offset in _both_orders(shift):
-        if _is_scalar(view, offset, 3.0):
-            return source
-    return None
-
-
-def _sixth_of(view: GraphView, node: NodeProto) -> str | None:
-    """The t where `node` computes t / 6."""
-    if node.op_type == "Div" and _is_scalar(view, node.input[1], 6.0):
-        return str(node.input[0])
-    if node.op_type == "Mul":
-        for tensor, factor in _both_orders(node):
-            if _is_scalar(view, factor, 1 / 6):
-                return tensor
-    return None
-
-
-def _both_orders(node: NodeProto) -> tuple[tuple[str, str], tuple[str, str]]:
-    first, second = node.input
-    return (first, second), (second, first)
-
-
-def _is_scalar(view: GraphView, name: str, value: float) -> bool:
-    """Whether the tensor is one constant number that broadcasts to any shape but a scalar's."""
-    constant = view.constant(name)
-    if constant is None or constant.shape not in ((), (1,)) or constant.dtype.kind != "f":
+def _takes_all(view: GraphView, node: NodeProto) -> bool:
+    """Whether each axis is taken from its start to its end in steps of one."""
+    starts, ends, *rest = (view.constant(name) for name in node.input[1:])
+    shape = view.shapes.get(node.input[0])
+    if starts is None or ends is None or starts.any() or shape is None:
         return False
-    return bool(np.isclose(constant.item(), value, rtol=1e-6, atol=0.0))
+    axes = rest[0] if rest and rest[0] is not None else np.arange(len(starts))
+    steps = rest[1] if len(rest) > 1 else None
+    if (len(node.input) > 4 and node.input[4] and steps is None) or (
+        steps is not None and (steps != 1).any()
+    ):
+        return False
+    sizes = (shape[int(axis)] for axis in axes)
+    return all(
+        end >= _ENDLESS if size is None else end >= size
+        for end, size in zip(ends.tolist(), sizes, strict=True)
+    )
 
 
 def _producer(view: GraphView, name: str) -> NodeProto | None:

@@ -35,6 +35,8 @@ CALIBRATION_ROWS = 128
 """Rows that ranges, moments and means are taken over at most."""
 SENSITIVITY_ROWS = 16
 """Rows that the layers are ranked on: errors are averages over all outputs of all of them."""
+KEPT_IN_FLOAT = (0.05, 0.1, 0.2, 0.4)
+"""Shares of the layers that are tried in float."""
 _BATCH = 8
 _WIDE_SUMS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd"})
 """Instruction sets whose integer products do not saturate 16-bit sums."""
@@ -67,10 +69,11 @@ class StaticINT8(Technique):
     name = "int8-static"
     version = 1
     consumes = "onnx"
-    produces = "onnx"
+    produces = ("onnx",)
     roles = ("calibrate",)
     packages = ("onnx", "onnxruntime")
     stage = 60
+    family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
         if "onnx" not in model.forms:
@@ -92,10 +95,14 @@ class StaticINT8(Technique):
     def space(self, model: Model, target: Target) -> Space:
         view = GraphView(prepare(graph.read(model.forms["onnx"])))
         alphas = (0.5, 0.0) if find_spots(view) else (0.0,)
+        count = len(plan(view).layers)
+        # Shares that keep no layer, or as many as a smaller share does, say nothing new.
+        kept = {math.floor(share * count): share for share in reversed(KEPT_IN_FLOAT)}
+        shares = tuple(sorted({0.0, *(share for number, share in kept.items() if number)}))
         return Space(
             choices=(
                 Choice(name="calibrator", values=("mse", "minmax")),
-                Choice(name="keep_float", values=(0.0, 0.05, 0.1, 0.2, 0.4)),
+                Choice(name="keep_float", values=shares),
                 Choice(name="smooth", values=alphas),
                 Choice(name="bias_correction", values=(True,)),
                 Choice(name="rounding", values=("compensated",)),
@@ -106,7 +113,7 @@ class StaticINT8(Technique):
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         rows = _Rows.of(model, ctx.data["calibrate"], ctx.seed)
         digest = digest_of(rows.batches)
-        bits = 8 if _WIDE_SUMS & set(ctx.target.machine.isa) else 7
+        bits = weight_bits(ctx.target)
         key = _key(model.digest, digest, params, bits)
         quantiser = _recent.get(key)
         if quantiser is None:
@@ -137,6 +144,11 @@ class StaticINT8(Technique):
                 "float_layers": sorted(kept),
             },
         )
+
+
+def weight_bits(target: Target) -> int:
+    """Bits of the weights: 7 where integer products saturate 16-bit sums, else 8."""
+    return 8 if _WIDE_SUMS & set(target.machine.isa) else 7
 
 
 class Quantiser:

@@ -32,7 +32,13 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "int8-dynamic@openvino": (0.2, 1.0, 4.0),
     "int8-static": (-0.75, 0.7, 8.0),
     "int8-nncf": (-0.9, 0.8, 6.0),
-    "int8-static.keep_float=0.0": (0.0, 0.3, 0.0),
+    "int8-static.keep_float=0.0": (-0.1, 0.3, 0.0),
+    "int8-static.keep_float=0.1": (0.05, -0.1, 0.0),
+    "int8-static.keep_float=0.2": (0.15, -0.2, 0.0),
+    "int8-static.keep_float=0.4": (0.3, -0.3, 0.0),
+    "cleanup": (-0.03, 0.0, 0.5),
+    "onnxruntime.graph=extended": (0.2, 0.0, 0.0),
+    "onnxruntime.spinning=False": (0.1, 0.0, 0.0),
 }
 _NOISE_TIME = 0.08
 _NOISE_LOSS = 0.5
