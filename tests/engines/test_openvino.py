@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from onnx import TensorProto, helper
 
 from strop import engines
 from strop.engines.openvino import _openvino
+from strop.engines.openvino_session import OpenVINOSession
 from strop.errors import InputError, NotApplicable
 from strop.models.model import Model
 from strop.records import Placement, SessionSpec, Signature, TensorSpec
@@ -48,7 +50,11 @@ def load(model: Model, workdir: Path, placement: Placement, **options: object) -
 
 
 def properties(session: engines.Session, *names: str) -> list[str]:
-    compiled = session._compiled  # type: ignore[attr-defined]
+    assert isinstance(session, OpenVINOSession)
+    assert session._shared is not None
+    request = session._shared.get()
+    compiled = request.get_compiled_model()
+    session._shared.put(request)
     return [str(compiled.get_property(name)) for name in names]
 
 
@@ -75,10 +81,53 @@ def test_bf16_is_offered_where_the_cpu_has_it_and_is_not_exact(tmp_path: Path) -
     assert ENGINE.space(model, target()).choices[0].values == ("f32",)
     modern = target().machine.model_copy(update={"isa": ("avx512f", "amx_bf16")})
     options = list(ENGINE.space(model, target(machine=modern)).grid())
-    assert options == [{"precision": "f32"}, {"precision": "bf16"}]
+    assert [each["precision"] for each in options] == ["f32", "bf16"]
     assert [ENGINE.is_exact(each) for each in options] == [True, False]
     assert not ENGINE.is_exact({"dynamic_quantization": True})
     assert ENGINE.is_exact({})
+
+
+def test_static_shapes_are_offered_where_there_are_free_ones_to_fix(tmp_path: Path) -> None:
+    model = graphs.linear().write(tmp_path / "model")
+    offered = {
+        goal: [choice.name for choice in ENGINE.space(model, target(goal=goal)).choices]
+        for goal in ("latency", "memory")
+    }
+    assert offered == {"latency": ["precision", "shapes"], "memory": ["precision"]}
+    with pytest.raises(InputError, match=r"'fixed'.*static"):
+        ENGINE.build(model, {"shapes": "fixed"}, tmp_path)
+
+
+def test_shapes_that_come_often_get_a_network_of_their_own(tmp_path: Path) -> None:
+    case = graphs.perceptron()
+    session = load(case.write(tmp_path / "m"), tmp_path / "a", Placement(), shapes="static")
+    assert isinstance(session, OpenVINOSession)
+    sizes = [3] * 8 + [5] * 3 + [2] * 9 + [4] * 9 + [3, 5, 4]
+    for turn, rows in enumerate(sizes):
+        arrays = case.inputs(rows, turn)
+        np.testing.assert_allclose(session.run(arrays)["y"], case.answer(arrays)["y"], rtol=1e-4)
+        if turn == 7:
+            assert session.specialised == 1
+            assert not session.serves_all, "what only one shape needs is not kept for others"
+    assert session.specialised == 2, "a third shape would hold the weights a fourth time"
+    assert session.serves_all
+
+
+def test_shapes_are_compiled_once_from_many_threads(tmp_path: Path) -> None:
+    case = graphs.perceptron()
+    session = load(
+        case.write(tmp_path / "m"), tmp_path / "a", Placement(streams=2), shapes="static"
+    )
+    assert isinstance(session, OpenVINOSession)
+    arrays = [case.inputs(rows, rows) for rows in (1, 2, 3, 4)]
+
+    def call(turn: int) -> bool:
+        given = arrays[turn % 4]
+        return np.allclose(session.run(given)["y"], case.answer(given)["y"], rtol=1e-4)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(200)))
+    assert session.specialised == 2
 
 
 def test_bf16_computes_in_bf16_where_the_cpu_has_it(tmp_path: Path) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import queue
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from strop.engines._base import Arrays, Engine, Session
+from strop.engines._base import Engine, Session
 from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines.openvino_session import OpenVINOSession, gist
 from strop.engines.telemetry import quiet_telemetry
-from strop.engines.validation import validate
-from strop.errors import InputError, MissingExtra, NotApplicable, StropError
+from strop.errors import InputError, MissingExtra, NotApplicable
 from strop.models.convert import number_nodes
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Placement, Signature, Space, Target
@@ -26,6 +23,7 @@ _DTYPES = {
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
 }
 _PRECISIONS = ("f32", "bf16", "f16")
+_SHAPES = ("dynamic", "static")
 _BF16 = {"avx512_bf16", "amx_bf16"}
 _F16 = {"avx512_fp16", "amx_fp16", "fp16"}
 
@@ -43,6 +41,9 @@ class OpenVINO(Engine):
         False by default (OpenVINO's own default is True).
     flush_denormals
         Whether numbers below 1e-38 count as zero; False by default.
+    shapes
+        ``static`` compiles again for the first two shapes that come often, which takes the work
+        of shapes out of each call; ``dynamic`` (the default) compiles once for all of them.
     """
 
     name = "openvino"
@@ -50,7 +51,7 @@ class OpenVINO(Engine):
     consumes = ("openvino", "onnx")
     packages = ("openvino",)
     extra = "openvino"
-    exact_options = ("precision", "dynamic_quantization", "flush_denormals")
+    exact_options = ("precision", "dynamic_quantization", "flush_denormals", "shapes")
 
     def available(self) -> Applicability:
         if importlib.util.find_spec("openvino") is None:
@@ -77,7 +78,13 @@ class OpenVINO(Engine):
             precisions.append("bf16")
         if isa & _F16:
             precisions.append("f16")
-        return Space(choices=(Choice(name="precision", values=tuple(precisions)),))
+        choices = [Choice(name="precision", values=tuple(precisions))]
+        dims = [dim for spec in model.signature.inputs for dim in spec.shape or (None,)]
+        free = not all(isinstance(dim, int) for dim in dims)
+        # Where memory is what counts, two compilations are not offered.
+        if free and target.goal in ("latency", "throughput"):
+            choices.append(Choice(name="shapes", values=("static",)))
+        return Space(choices=tuple(choices))
 
     def is_exact(self, options: Mapping[str, Any]) -> bool:
         return (
@@ -103,7 +110,7 @@ class OpenVINO(Engine):
             _ports(network, model.signature)
             openvino.save_model(network, artifact, compress_to_fp16=False)
         except Exception as error:  # RuntimeError, and kinds of its frontends' own
-            raise NotApplicable(f"OpenVINO cannot read the model: {_gist(error)}") from error
+            raise NotApplicable(f"OpenVINO cannot read the model: {gist(error)}") from error
         return artifact
 
     def load(
@@ -118,52 +125,16 @@ class OpenVINO(Engine):
         try:
             network = openvino.Core().read_model(artifact)
             ports = _ports(network, signature)
-            compiled = openvino.compile_model(network, "CPU", _properties(options, placement))
+            return OpenVINOSession(
+                network,
+                _properties(options, placement),
+                ports,
+                signature,
+                placement,
+                specialise=options.get("shapes") == "static",
+            )
         except RuntimeError as error:
-            raise NotApplicable(f"OpenVINO cannot compile the model: {_gist(error)}") from error
-        return _OpenVINOSession(compiled, ports, signature, placement)
-
-
-class _OpenVINOSession(Session):
-    thread_safe = True
-
-    def __init__(
-        self,
-        compiled: Any,
-        ports: tuple[tuple[int, ...], tuple[int, ...]],
-        signature: Signature,
-        placement: Placement,
-    ) -> None:
-        self.signature = signature
-        self.concurrency = placement.streams
-        inputs, outputs = ports
-        self._inputs = tuple(zip(inputs, signature.input_names, strict=True))
-        self._outputs = tuple(zip(outputs, signature.output_names, strict=True))
-        # A request serves one call at a time; callers beyond the streams wait for a free one.
-        self._compiled = compiled
-        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(placement.streams):
-            self._free.put(compiled.create_infer_request())
-
-    def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        if self._compiled is None:
-            raise StropError("the session is closed")
-        validate(arrays, self.signature)
-        given = {port: arrays[name] for port, name in self._inputs}
-        request = self._free.get()
-        try:
-            # Inputs are read in place, outputs are copied: the request reuses its own buffers.
-            values = request.infer(given, share_inputs=True, share_outputs=False)
-            return {name: values[port] for port, name in self._outputs}
-        except RuntimeError as error:
-            raise StropError(f"OpenVINO failed: {_gist(error)}") from error
-        finally:
-            self._free.put(request)
-
-    def close(self) -> None:
-        self._compiled = None
-        while not self._free.empty():
-            self._free.get()
+            raise NotApplicable(f"OpenVINO cannot compile the model: {gist(error)}") from error
 
 
 def _openvino() -> Any:
@@ -185,6 +156,11 @@ def _check(options: Mapping[str, Any]) -> None:
         raise InputError(
             f"openvino's option precision is '{precision}'",
             hint=f"known: {', '.join(_PRECISIONS)}",
+        )
+    shapes = options.get("shapes", "dynamic")
+    if shapes not in _SHAPES:
+        raise InputError(
+            f"openvino's option shapes is '{shapes}'", hint=f"known: {', '.join(_SHAPES)}"
         )
 
 
@@ -230,9 +206,3 @@ def _positions(kind: str, ports: Any, names: tuple[str, ...]) -> tuple[int, ...]
             raise NotApplicable(f"OpenVINO drops the {kind} '{name}'")
         positions.append(found[0])
     return tuple(positions)
-
-
-def _gist(error: Exception) -> str:
-    """The last line that says something: OpenVINO puts source lines and check texts first."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line), type(error).__name__)
