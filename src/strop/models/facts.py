@@ -139,8 +139,8 @@ def facts(
         When the model has no onnx form, or its shapes do not fit together.
     """
     proto = _proto(model)
-    sized = graph.infer_shapes(_with_sizes(proto, examples, shapes, batch))
-    types = _element_bits(sized)
+    sized = graph.infer_shapes(with_sizes(proto, examples, shapes, batch))
+    types = bits_by_name(sized)
     layers = tuple(_layers(sized.graph, graph.shapes_by_name(sized), types))
     return GraphFacts(
         operators=dict(Counter(graph.operators(proto)).most_common()),
@@ -169,7 +169,7 @@ def _proto(model: Model | onnx.ModelProto) -> onnx.ModelProto:
     return graph.read(model.forms["onnx"])
 
 
-def _with_sizes(
+def with_sizes(
     proto: onnx.ModelProto,
     examples: Mapping[str, np.ndarray] | None,
     shapes: Shapes | None,
@@ -202,7 +202,8 @@ def _with_sizes(
     return sized
 
 
-def _element_bits(proto: onnx.ModelProto) -> dict[str, int]:
+def bits_by_name(proto: onnx.ModelProto) -> dict[str, int]:
+    """Bits of an element of each tensor whose type is known."""
     types: dict[str, int] = {}
     for inner in graph.graphs(proto.graph):
         for tensor in inner.initializer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import json
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from strop.errors import MissingExtra, ModelError
-from strop.models.model import ModuleSource
+from strop.models.model import Model, ModuleSource
 from strop.models.user_code import load_function
 
 _QUOTED_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -38,6 +39,9 @@ class ModuleForm:
         For each output, its place in what forward returns, as :func:`flatten` names it.
     digest
         sha256 over weights, structure and (for a spec) the source file.
+    plan
+        What was done to the module since, in order (`strop.models.module_plan`); its weights then
+        lie beside ``module.json`` in ``state.safetensors``.
     """
 
     spec: str | None
@@ -46,6 +50,7 @@ class ModuleForm:
     outputs: tuple[str, ...]
     keys: tuple[str, ...]
     digest: str
+    plan: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> ModuleForm:
@@ -53,8 +58,8 @@ class ModuleForm:
         try:
             values = json.loads(path.read_bytes())
             values.pop("schema")
-            for name in ("inputs", "outputs", "keys"):
-                values[name] = tuple(values[name])
+            for name in ("inputs", "outputs", "keys", "plan"):
+                values[name] = tuple(values.get(name, ()))
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"'{path}' is not a module form: {error}") from error
@@ -80,16 +85,74 @@ class ModuleForm:
         return {name: found[key] for name, key in zip(self.outputs, self.keys, strict=True)}
 
 
-def instantiate(source: ModuleSource) -> Any:
-    """The `nn.Module` that `source` describes, in evaluation mode.
+def open_module(model: Model) -> tuple[ModuleForm, Any]:
+    """The module form of `model` and the `nn.Module` itself, in evaluation mode, on the CPU.
 
-    It runs the user's code: whoever calls it has made sure that the user trusts it.
+    A model that came as ONNX is converted (`strop.models.onnx_converter`).
 
     Raises
     ------
     ModelError
-        When the file, the callable or its result is not what a spec promises.
+        When the model has no module form, or its module cannot be had here.
     """
+    if "module" not in model.forms:
+        if "onnx" not in model.forms:
+            raise ModelError("the model has neither a PyTorch module nor an ONNX graph")
+        from strop.models.onnx_converter import form_of, to_module
+
+        return form_of(model.signature), to_module(model.forms["onnx"])
+    path = model.forms["module"]
+    form = ModuleForm.read(path)
+    payload = model.source.payload if model.source else None
+    return form, instantiate(ModuleSource(form.spec, payload if form.live else None), path.parent)
+
+
+def instantiate(source: ModuleSource, folder: Path | None = None) -> Any:
+    """The `nn.Module` that `source` describes, in evaluation mode.
+
+    It runs the user's code: whoever calls it has made sure that the user trusts it.
+
+    Parameters
+    ----------
+    folder
+        The folder of the module form: its plan is applied and its weights are loaded. None gives
+        the module as the source makes it.
+
+    Raises
+    ------
+    ModelError
+        When the file, the callable or its result is not what a spec promises, or the module is
+        not the one that the plan was made for.
+    """
+    form = None if folder is None else ModuleForm.read(folder / "module.json")
+    if form is None or folder is None or not form.plan:
+        return _base(source)
+    from strop.models import module_plan
+
+    base = None if module_plan.replaces(form.plan) else _base(source)
+    module = module_plan.apply_plan(base, form.plan, folder)
+    if (folder / module_plan.STATE).is_file():
+        module_plan.load_state(module, folder / module_plan.STATE)
+    return module.eval()
+
+
+def digest_of(module: Any, origin: str | None) -> str:
+    """sha256 over a module's structure and weights, and the file that `origin` names."""
+    import torch
+
+    total = hashlib.sha256(repr(module).encode())
+    if origin:
+        total.update(Path(origin.rpartition(":")[0]).read_bytes())
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, tensor in sorted(state.items()):
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        total.update(plain.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _base(source: ModuleSource) -> Any:
+    """The module as the user's code or the pickle gives it, in evaluation mode."""
     if source.payload is not None:
         try:
             import cloudpickle
@@ -133,9 +196,15 @@ def build(spec: str) -> Any:
 
 
 def call(module: Any, names: Sequence[str], values: Sequence[Any]) -> Any:
-    """``module(name=value, …)``; arguments that are positional only go by position."""
+    """``module(name=value, …)``; arguments that are positional only go by position.
+
+    Where forward has other names, all go by position: a converted graph's forward cannot spell
+    every name that ONNX allows.
+    """
     forward = getattr(module, "forward", module)
-    by_place = _positional_only(getattr(forward, "__func__", forward))
+    by_place, known = _arguments(getattr(forward, "__func__", forward))
+    if known is not None and not known.issuperset(names):
+        return module(*values)
     given = dict(zip(names, values, strict=True))
     places = [given.pop(name) for name in names if name in by_place]
     return module(*places, **given)
@@ -195,10 +264,16 @@ def is_library(file: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _positional_only(forward: Callable[..., Any]) -> frozenset[str]:
-    """Kept, because this takes longer than a small module, and eager is what speed is against."""
+def _arguments(forward: Callable[..., Any]) -> tuple[frozenset[str], frozenset[str] | None]:
+    """The names that are positional only, and all names; None where any name is taken.
+
+    Kept, because this takes longer than a small module, and eager is what speed is against.
+    """
     parameters = inspect.signature(forward).parameters.values()
-    return frozenset(one.name for one in parameters if one.kind is one.POSITIONAL_ONLY)
+    by_place = frozenset(one.name for one in parameters if one.kind is one.POSITIONAL_ONLY)
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return by_place, None
+    return by_place, frozenset(one.name for one in parameters)
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

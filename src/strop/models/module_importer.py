@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,15 @@ import numpy as np
 from strop.errors import MissingExtra, ModelError, TrustError
 from strop.models import graph
 from strop.models.model import Model, ModuleSource
-from strop.models.module_form import ModuleForm, build, call, describe_error, flatten, is_library
+from strop.models.module_form import (
+    ModuleForm,
+    build,
+    call,
+    describe_error,
+    digest_of,
+    flatten,
+    is_library,
+)
 from strop.models.onnx_importer import seal_onnx
 from strop.models.sample import Shapes, random_inputs
 from strop.records import Dim, Signature, TensorSpec
@@ -76,7 +83,7 @@ def _import(
         inputs=tuple(arrays),
         outputs=outputs,
         keys=keys,
-        digest=_digest(module, origin),
+        digest=digest_of(module, origin),
     )
     form.write(workdir / "module" / "module.json")
     meta: dict[str, Any] = {
@@ -292,19 +299,6 @@ def _is_own(module: str) -> bool:
 
 def _state(module: Any) -> dict[str, Any]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _digest(module: Any, origin: str | None) -> str:
-    import torch
-
-    total = hashlib.sha256(repr(module).encode())
-    if origin:
-        total.update(Path(origin.rpartition(":")[0]).read_bytes())
-    for name, tensor in sorted(_state(module).items()):
-        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        total.update(plain.numpy().tobytes())
-    return total.hexdigest()
 
 
 def _is_reserved(name: str) -> bool:

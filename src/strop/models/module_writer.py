@@ -1,0 +1,110 @@
+"""A changed `nn.Module` written as a model: plan, weights, and a checked ONNX export."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strop.errors import ModelError
+from strop.models import module_plan
+from strop.models.border import declare
+from strop.models.model import Model, ModuleSource
+from strop.models.module_form import ModuleForm, digest_of, instantiate
+from strop.models.onnx_importer import few_examples, seal_onnx
+from strop.models.parity import parity
+
+_OWN = ("module.json", module_plan.STATE)
+
+
+def write_module(
+    module: Any,
+    before: Model,
+    ops: Sequence[module_plan.Op],
+    workdir: Path,
+    *,
+    examples: Mapping[str, np.ndarray],
+    meta: Mapping[str, Any] | None = None,
+    emit: Callable[[str], None] = lambda line: None,
+) -> Model:
+    """Write `module` into `workdir` as the forms ``module`` and ``onnx``, and seal it.
+
+    What was written is opened again and compared with `module`, and the export is held against
+    both, so that a plan that does not rebuild the module is found here.
+
+    Parameters
+    ----------
+    before
+        The model that `module` was made from.
+    ops
+        What was done to it since, as `strop.models.module_plan` spells it; may be empty for new
+        weights alone.
+    examples
+        At least two rows of inputs by name, for the export and the comparisons.
+    meta
+        Facts added to those of `before`.
+
+    Raises
+    ------
+    ModelError
+        When it cannot be exported, or what was written gives other outputs.
+    """
+    from strop.models import module_export
+
+    module = module.cpu().eval()
+    form = ModuleForm.read(before.forms["module"])
+    payload = before.source.payload if before.source else None
+    plan = tuple(ops) if module_plan.replaces(ops) else (*form.plan, *ops)
+    # Without an operation the plan would be empty, and the weights not looked for.
+    plan = plan or (module_plan.WEIGHTS,)
+    origin = None if module_plan.replaces(plan) else form.spec
+    form = dataclasses.replace(form, plan=plan, digest=digest_of(module, origin))
+    folder = workdir / "module"
+    shutil.copytree(before.forms["module"].parent, folder, ignore=lambda *_: _OWN)
+    form.write(folder / "module.json")
+    module_plan.save_state(module, folder / module_plan.STATE)
+
+    arrays = few_examples(before.signature, examples, None)
+    again = instantiate(ModuleSource(form.spec, payload if form.live else None), folder)
+    _compare(form, module, again, arrays)
+    shapes = {
+        spec.name: spec.shape
+        for spec in before.signature.inputs
+        if spec.shape and any(isinstance(dim, str) for dim in spec.shape[1:])
+    }
+    checks = {name: np.asarray(examples[name])[:8] for name in form.inputs}
+    exported = module_export.export(module, form, arrays, checks=checks, shapes=shapes or None)
+    facts = {**before.meta, **dict(meta or {}), "exporter": exported.method}
+    model = seal_onnx(
+        declare(exported.proto, before.signature) if "free" in exported.method else exported.proto,
+        workdir,
+        meta=facts,
+        examples=arrays,
+        shapes=shapes or None,
+        source=before.source,
+        emit=emit,
+        free="fixed" in exported.method,
+    )
+    if model.signature != before.signature:
+        raise ModelError(
+            f"the changed module exports as {model.signature}, the original as {before.signature}"
+        )
+    return model
+
+
+def _compare(form: ModuleForm, one: Any, other: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    import torch
+
+    from strop.models.module_export import as_arrays, as_tensors
+
+    with torch.no_grad():
+        outputs = [
+            as_arrays(form.run(module, as_tensors(arrays, form.inputs))) for module in (one, other)
+        ]
+    result = parity(*outputs)
+    if not result.ok:
+        raise ModelError(f"the plan does not rebuild the module: {result}")
