@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "compare", "inspect", "load", "optimize", "verify"]
+__all__ = ["Outcome", "__version__", "compare", "inspect", "load", "optimize", "verify"]
 
 if TYPE_CHECKING:
-    from strop.api import compare, inspect, load, optimize, verify
+    from strop.api import Outcome, compare, inspect, load, optimize, verify
 
 
 def __getattr__(name: str) -> Any:

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strop.bundle import load, verify
 from strop.comparison import compare
 from strop.inspection import inspect
-from strop.search import Outcome, Request
+from strop.search import Outcome as _Outcome
+from strop.search import Request
 from strop.search import optimize as _search
 from strop.search.optimize import Listener
 
-__all__ = ["compare", "inspect", "load", "optimize", "run", "verify"]
+if TYPE_CHECKING:
+    from strop.report import Picture
+
+__all__ = ["Outcome", "compare", "inspect", "load", "optimize", "run", "verify"]
+
+
+class Outcome(_Outcome):
+    """What a search leaves behind, as notebooks show it.
+
+    ``Outcome.read("out")`` opens a finished search again.
+    """
+
+    def plot(self) -> Picture:
+        """Speed against quality lost, of everything that was tried: an SVG picture.
+
+        Examples
+        --------
+        >>> outcome.plot().save("plot.svg")  # doctest: +SKIP
+        """
+        from strop import report
+
+        return report.plot(self.result)
+
+    def _repr_html_(self) -> str:
+        from strop import report
+
+        return report.summary(self.result, report=str(self.folder / self.result.report))
 
 
 def optimize(
@@ -40,7 +67,8 @@ def optimize(
     -------
     Outcome
         ``.result`` is the plain-data result, ``.best`` the delivered candidate, ``.pareto`` the
-        trials on the front, ``.bundle`` the folder to load.
+        trials on the front, ``.plot()`` a picture and ``.to_dataframe()`` a table of all trials,
+        ``.bundle`` the folder to load.
 
     Raises
     ------
@@ -65,6 +93,6 @@ def run(
     """Search as `request` asks and write the report beside the bundle."""
     from strop import report
 
-    outcome = _search(request, listeners=listeners, say=say)
-    report.write(outcome.folder)
-    return outcome
+    found = _search(request, listeners=listeners, say=say)
+    report.write(found.folder)
+    return Outcome(found.result, found.folder)

@@ -62,11 +62,27 @@ def examples(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, network: Callable[..., Path]) -> Path:
+def bundle(make_bundle: Callable[..., Path]) -> Path:
     """A bundle without a claim that ships the network whose last weights are 0.3 away."""
+    return make_bundle()
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path, network: Callable[..., Path]) -> Callable[..., Path]:
+    """Writes such a bundle; it may record a preprocessing."""
+
+    def make_bundle(name: str = "bundle", preprocess: str | None = None) -> Path:
+        return _write_bundle(tmp_path, name, network, preprocess)
+
+    return make_bundle
+
+
+def _write_bundle(
+    tmp_path: Path, name: str, network: Callable[..., Path], preprocess: str | None
+) -> Path:
     import onnxruntime
 
-    folder = tmp_path / "built"
+    folder = tmp_path / f"built-{name}"
     folder.mkdir()
     artifact = network("given.onnx", noise=0.3).rename(folder / "model.onnx")
     x = np.random.default_rng(4).standard_normal((4, FEATURES)).astype(np.float32)
@@ -75,7 +91,7 @@ def bundle(tmp_path: Path, network: Callable[..., Path]) -> Path:
         inputs=(TensorSpec(name="x", dtype="float32", shape=("n", FEATURES)),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=("n", CLASSES)),),
     )
-    path = tmp_path / "bundle"
+    path = tmp_path / name
     bundles.write(
         path,
         bundles.Contents(
@@ -96,6 +112,7 @@ def bundle(tmp_path: Path, network: Callable[..., Path]) -> Path:
             trials=[],
             sample_inputs={"x": x},
             sample_outputs={"logits": session.run(None, {"x": x})[0]},
+            preprocess=preprocess,
         ),
     )
     return path

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from strop.cli.app import app
 from strop.comparison import Comparison, compare
 from strop.comparison.comparing import timed_batch
-from strop.errors import BundleError, InputError
+from strop.errors import BundleError, InputError, TrustError
 from strop.proof import trinomial_upper
 from strop.records import Signature, TensorSpec
 
@@ -172,3 +173,91 @@ def test_people_read_that_it_is_no_claim(network: Network, examples: Path) -> No
     assert done.exit_code == 0, done.output
     for words in ("accuracy", "onnxruntime", "one-sided", "no claim", "decisions differ"):
         assert words in done.output
+
+
+@pytest.fixture
+def scaled(examples: Path, tmp_path: Path) -> Path:
+    """The examples as they are before a preprocessing that halves them."""
+    with np.load(examples) as arrays:
+        raw = {"x": arrays["x"] * 2, "target": arrays["target"]}
+    path = tmp_path / "raw.npz"
+    np.savez(path, **raw)
+    return path
+
+
+def code(path: Path, factor: float) -> str:
+    path.write_text(
+        f"def halved(arrays):\n    return {{'x': arrays['x'] * arrays['x'].dtype.type({factor})}}\n"
+    )
+    return f"{path}:halved"
+
+
+def test_the_preprocessing_that_a_bundle_records_is_applied(
+    network: Network,
+    make_bundle: Callable[..., Path],
+    examples: Path,
+    scaled: Path,
+    tmp_path: Path,
+) -> None:
+    bundle = make_bundle(preprocess=code(tmp_path / "prep.py", 0.5))
+    ready = compare(network(), bundle, examples, launches=0, preprocess="none")
+    with pytest.raises(TrustError, match=r"preprocess.py:halved is code"):
+        compare(network(), bundle, scaled, launches=0)
+    found = compare(network(), bundle, scaled, launches=0, trust=True)
+    assert "the examples went through the preprocessing that B records" in found.notes
+    assert (found.a.score, found.b.score) == (ready.a.score, ready.b.score)
+    assert found.max_relative_error == pytest.approx(ready.max_relative_error)
+    # Bundles that record the same agree; one given by hand takes its place.
+    twin = make_bundle("twin", preprocess=code(tmp_path / "prep.py", 0.5))
+    both = compare(twin, bundle, scaled, launches=0, trust=True)
+    assert "that A and B records" in both.notes[0]
+    other = make_bundle("other", preprocess=code(tmp_path / "prep.py", 0.25))
+    with pytest.raises(InputError, match="different preprocessing"):
+        compare(other, bundle, scaled, launches=0, trust=True)
+    mine = code(tmp_path / "mine.py", 0.5)
+    found = compare(other, bundle, scaled, launches=0, trust=True, preprocess=mine)
+    assert found.a.score == ready.b.score
+
+
+def test_recorded_preprocessing_that_was_changed_is_not_run(
+    network: Network, make_bundle: Callable[..., Path], scaled: Path, tmp_path: Path
+) -> None:
+    bundle = make_bundle(preprocess=code(tmp_path / "prep.py", 0.5))
+    (bundle / "preprocess.py").write_text("raise SystemExit(7)\n")
+    with pytest.raises(BundleError, match=r"preprocess.py' has changed"):
+        compare(network(), bundle, scaled, launches=0, trust=True)
+
+
+def test_a_budget_cuts_examples_and_launches_and_says_so(network: Network, tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import time\n\n\ndef right(outputs, target):\n"
+        "    return outputs['logits'].argmax(axis=1) == target\n\n\n"
+        "def late(arrays):\n    time.sleep(0.002 * len(arrays['x']))\n    return arrays\n"
+    )
+    data = tmp_path / "many.npz"
+    x = random.standard_normal((20_000, 6)).astype(np.float32)
+    np.savez(data, x=x, target=random.integers(0, 4, len(x)))
+    start = time.monotonic()
+    found = compare(
+        network("a.onnx"),
+        network("b.onnx", noise=0.3),
+        data,
+        launches=50,
+        budget="12s",
+        preprocess=f"{slow}:late",
+        trust=True,
+    )
+    assert time.monotonic() - start < 60  # all of it would take some two minutes
+    assert found.examples < 20_000
+    said = " ".join(found.notes)
+    assert f"the budget has time for {found.examples:,} of 20,000 examples" in said
+    assert "of 50 paired launches" in said
+
+
+def test_more_budget_than_needed_changes_nothing(network: Network, examples: Path) -> None:
+    a, b = network("a.onnx"), network("b.onnx", noise=0.3)
+    free = compare(a, b, examples, launches=0)
+    found = compare(a, b, examples, launches=0, budget="5m")
+    assert found == free

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-COMMANDS = ("optimize", "demo", "inspect", "compare", "verify", "report", "doctor")
+COMMANDS = ("optimize", "demo", "inspect", "compare", "verify", "report", "load-test", "doctor")
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "scipy", "pydantic", "numpy")
 
 

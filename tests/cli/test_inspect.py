@@ -124,3 +124,35 @@ def test_people_see_the_signature_the_cost_and_the_reasons(network: Network) -> 
     for words in ("x: float32[n, 6]", "x 3x6", "MatMul 2", "torch", "needs a PyTorch module"):
         assert words in done.stdout
     assert "assumed" not in done.stdout
+
+
+NET = """
+import torch
+
+
+def net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5))
+"""
+
+
+def test_a_module_is_traced_with_the_data_given(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text(NET)
+    data = tmp_path / "data.npz"
+    np.savez(data, picture=np.zeros((9, 3, 4), np.float32), target=np.zeros(9, np.int64))
+    command = ["inspect", f"{tmp_path}/net.py:net", "--data", str(data), "--trust", "--quick"]
+    done = CliRunner().invoke(app, [*command, "--json", "--input", "input=picture"])
+    assert done.exit_code == 0, done.output
+    found = Inspection.from_json(done.stdout)
+    assert found.sizes == {"input": (1, 3, 4)}
+    assert found.cost is not None
+    assert found.cost.parameters == 12 * 5 + 5
+
+
+def test_data_give_the_sizes_of_an_onnx_file_too(network: Network, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 6), np.float32))
+    found = inspect(network(), data=tmp_path / "data.npz", measure=False)
+    assert found.sizes == {"x": (1, 6)}
+    with pytest.raises(InputError, match=r"absent\.npz"):
+        inspect(network(), data=tmp_path / "absent.npz", measure=False)

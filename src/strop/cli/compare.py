@@ -28,6 +28,7 @@ class Options:
     threads: int | None
     launches: int
     confidence: str
+    budget: str | None
     reader: str | None
     preprocess: str | None
     inputs: list[str]
@@ -46,6 +47,7 @@ def run(options: Options, *, as_json: bool) -> int:
             threads=options.threads,
             launches=options.launches,
             confidence=confidence_of(options.confidence),
+            budget=options.budget,
             reader=options.reader,
             preprocess=options.preprocess,
             renames=pairs_of(options.inputs, "--input", "ids=token_ids"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from strop.cli.numbers import duration, quantity
-from strop.cli.optimize import shapes_of
+from strop.cli.optimize import pairs_of, shapes_of
 from strop.cli.status import status
 from strop.inspection import Cost, Inspection, Verdict, inspect
 from strop.records import Space
@@ -19,10 +20,34 @@ _OPERATORS = 12
 _LAYERS = 5
 
 
-def run(model: str, shapes: list[str], *, quick: bool, trust: bool, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Options:
+    """The command's options as they were typed."""
+
+    model: str
+    shapes: list[str]
+    data: str | None
+    reader: str | None
+    preprocess: str | None
+    inputs: list[str]
+    quick: bool
+    trust: bool
+
+
+def run(options: Options, *, as_json: bool) -> int:
     """Inspect, print, and return the exit code."""
     with status() as say:
-        found = inspect(model, shapes=shapes_of(shapes), trust=trust, measure=not quick, say=say)
+        found = inspect(
+            options.model,
+            shapes=shapes_of(options.shapes),
+            data=options.data,
+            reader=options.reader,
+            preprocess=options.preprocess,
+            renames=pairs_of(options.inputs, "--input", "ids=token_ids"),
+            trust=options.trust,
+            measure=not options.quick,
+            say=say,
+        )
     if as_json:
         sys.stdout.write(found.to_json(indent=1) + "\n")
     else:

@@ -30,6 +30,8 @@ class Options:
     max_p99: str | None
     shape: list[str]
     train: str | None
+    train_budget: str | None
+    student: str | None
     prove: str | None
     confidence: str
     seed: int
@@ -77,6 +79,8 @@ def request_of(options: Options) -> Request:
         shapes=shapes_of(options.shape),
         threads=options.threads,
         train=options.train,
+        train_budget=options.train_budget,
+        student=options.student,
         prove=options.prove,
         budget=options.budget,
         confidence=confidence_of(options.confidence),

@@ -9,6 +9,7 @@ import functools
 
 from strop import plugins
 from strop.engines._base import Arrays, Engine, Session
+from strop.engines.operators import OperatorTime, OperatorTimes
 from strop.engines.telemetry import quiet_telemetry
 from strop.engines.validation import validate
 from strop.errors import InputError
@@ -17,6 +18,8 @@ from strop.records import SessionSpec
 __all__ = [
     "Arrays",
     "Engine",
+    "OperatorTime",
+    "OperatorTimes",
     "Session",
     "get",
     "names",

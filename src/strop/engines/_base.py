@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from strop.engines.operators import OperatorTimes
+from strop.errors import NotApplicable
 from strop.models.model import Model
 from strop.records import Applicability, Placement, Signature, Space, Target
 
@@ -53,6 +55,8 @@ class Engine(ABC):
     """The extra that installs it: ``pip install 'strop[extra]'``."""
     native_artifact: ClassVar[bool] = False
     """Whether the artefact holds machine code, which ties it to an instruction set."""
+    streams: ClassVar[bool] = False
+    """Whether one session serves several calls at once; its sessions are then thread-safe."""
     exact_options: ClassVar[tuple[str, ...]] = ()
     """Options that never change the numbers beyond rounding (graph level, threads …)."""
 
@@ -92,6 +96,31 @@ class Engine(ABC):
         placement: Placement,
     ) -> Session:
         """The artefact as a session, importing the runtime and nothing else."""
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        """What each operator of a call takes, by the engine's own profiler; optional.
+
+        Parameters
+        ----------
+        arrays
+            One batch.
+        runs
+            Calls that count; a few more come first.
+
+        Raises
+        ------
+        NotApplicable
+            When the engine keeps no times of its operators, or cannot load the artefact.
+        """
+        raise NotApplicable(f"the engine '{self.name}' keeps no times of its operators")
 
     def with_payload(self, payload: bytes) -> Engine:
         """The engine, holding a live module that its artefacts refer to.

@@ -12,6 +12,7 @@ import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, NotApplicable, StropError
 from strop.models.model import Model
@@ -61,6 +62,7 @@ class OnnxRuntime(Engine):
     consumes = ("onnx",)
     packages = ("onnxruntime",)
     extra = ""  # a core dependency
+    streams = True
     exact_options = ("graph", "spinning", "arena", "flush_denormals")
 
     def available(self) -> Applicability:
@@ -117,6 +119,24 @@ class OnnxRuntime(Engine):
         except Exception as error:
             raise NotApplicable(f"ONNX Runtime cannot load the model: {_gist(error)}") from error
         return _OrtSession(session, signature, placement)
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        from strop.engines.onnxruntime_profile import profile
+
+        validate(arrays, signature)
+        settings = _session_options(options, placement)
+        try:
+            return profile(artifact, settings, ["CPUExecutionProvider"], arrays, runs)
+        except RuntimeError as error:
+            raise NotApplicable(f"ONNX Runtime cannot profile the model: {_gist(error)}") from error
 
 
 class _OrtSession(Session):

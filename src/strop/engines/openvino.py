@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from strop.engines._base import Engine, Session
+from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import border_types, has_form, known_domains
 from strop.engines.openvino_session import OpenVINOSession, gist
+from strop.engines.operators import OperatorTimes
 from strop.engines.telemetry import quiet_telemetry
+from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable
 from strop.models.convert import number_nodes
 from strop.models.model import Model
@@ -51,6 +53,7 @@ class OpenVINO(Engine):
     consumes = ("openvino", "onnx")
     packages = ("openvino",)
     extra = "openvino"
+    streams = True
     exact_options = ("precision", "dynamic_quantization", "flush_denormals", "shapes")
 
     def available(self) -> Applicability:
@@ -135,6 +138,35 @@ class OpenVINO(Engine):
             )
         except RuntimeError as error:
             raise NotApplicable(f"OpenVINO cannot compile the model: {gist(error)}") from error
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        from strop.engines.openvino_profile import profile
+
+        _check(options)
+        validate(arrays, signature)
+        openvino = _openvino()
+        try:
+            network = openvino.Core().read_model(artifact)
+            inputs, _ = _ports(network, signature)
+            if options.get("shapes") == "static":  # what a session does once a shape came often
+                network.reshape(
+                    {
+                        port: list(arrays[name].shape)
+                        for port, name in zip(inputs, signature.input_names, strict=True)
+                    }
+                )
+            properties = _properties(options, placement)
+            return profile(network, properties, inputs, signature, arrays, runs)
+        except RuntimeError as error:
+            raise NotApplicable(f"OpenVINO cannot profile the model: {gist(error)}") from error
 
 
 def _openvino() -> Any:

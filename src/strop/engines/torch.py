@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
+from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError, TrustError
 from strop.models.model import Model, ModuleSource
@@ -69,7 +70,9 @@ class TorchEager(Engine):
         for form in self.consumes:
             if form in model.forms:
                 main = model.forms[form]
-                return Path(shutil.copyfile(main, workdir / main.name))
+                # All of the folder: a changed module has its weights beside it.
+                shutil.copytree(main.parent, workdir, dirs_exist_ok=True)
+                return workdir / main.name
         raise NotApplicable("needs a PyTorch module or an exported program")
 
     def load(
@@ -91,6 +94,20 @@ class TorchEager(Engine):
             else _module(artifact, self._payload)
         )
         return _TorchSession(run, signature)
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        from strop.engines.torch_profile import profile
+
+        session = self.load(artifact, signature, options, placement)
+        return profile(lambda: session.run(arrays), runs)
 
 
 class _TorchSession(Session):
@@ -127,7 +144,7 @@ def _module(artifact: Path, payload: bytes | None) -> Callable[[Tensors], Tensor
             "the module was made in Python and is not on disk",
             hint="pass its pickle: open_session(spec, payload=model.source.payload)",
         )
-    module = instantiate(ModuleSource(form.spec, payload if form.live else None))
+    module = instantiate(ModuleSource(form.spec, payload if form.live else None), artifact.parent)
     return lambda tensors: form.run(module, tensors)
 
 

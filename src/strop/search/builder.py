@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from strop import engines, techniques
 from strop.engines import Engine
-from strop.errors import StropError
+from strop.errors import NotApplicable, StropError
 from strop.models.model import Model, digest_of_tree
 from strop.records import Placement, Recipe, SessionSpec, Step
 from strop.search.workspace import Workspace, reason_of
@@ -94,9 +96,23 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
     return Built(recipe, model, spec, folder / "artifact", digest_of_tree(folder / "artifact"))
 
 
+def operator_counts(model: Model) -> dict[str, Any]:
+    """Operators before and after the graph clean-up, as the fields of `Evidence`.
+
+    Empty for a model that was not cleaned up.
+    """
+    names = ("operators_before", "operators_after")
+    return {name: int(model.meta[name]) for name in names if name in model.meta}
+
+
 def batch_invariant(recipe: Recipe) -> bool:
     """Whether examples may be scored in larger batches than they will be served in."""
     return all(techniques.get(step.technique).batch_invariant for step in recipe.steps)
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether a step of the recipe trains."""
+    return any("train" in techniques.get(step.technique).roles for step in recipe.steps)
 
 
 def _apply(
@@ -104,38 +120,60 @@ def _apply(
 ) -> Model:
     technique = techniques.get(step.technique)
     roles = {role: workspace.roles[role] for role in technique.roles}
+    key = {
+        "kind": "model",
+        "model": model.digest,
+        "technique": technique.name,
+        "version": technique.version,
+        "params": step.params,
+        "roles": {role: dataset.digest for role, dataset in roles.items()},
+        "isa": list(workspace.target.machine.isa),
+        "seed": seed,
+        "packages": _versions(technique.packages),
+    }
+    trained = "train" in technique.roles
+    if trained:  # what it becomes depends on whom it learns from, and for how long
+        metric = workspace.metric.name
+        key |= {"teacher": workspace.model.digest, "metric": metric, "purse": workspace.share}
+    phase = workspace.clock.phase("train") if trained else contextlib.nullcontext()
 
     def make(empty: Path) -> None:
-        workspace.call(
-            "build",
-            "apply_technique",
-            timeout=timeout,
-            technique=step.technique,
-            params=step.params,
-            model=str(model.path),
-            payload=workspace.payload if technique.consumes == "module" else None,
-            workdir=str(empty),
-            roles={role: dataset.describe() for role, dataset in roles.items()},
-            target=workspace.target.to_dict(),
-            seed=seed,
-            seconds=timeout,
-        )
+        with phase:
+            workspace.call(
+                "build",
+                "apply_technique",
+                timeout=timeout,
+                technique=step.technique,
+                params=step.params,
+                model=str(model.path),
+                payload=workspace.payload if trained or technique.consumes == "module" else None,
+                workdir=str(empty),
+                roles={role: dataset.describe() for role, dataset in roles.items()},
+                target=workspace.target.to_dict(),
+                seed=seed,
+                seconds=timeout,
+                training=_training(workspace, key) if trained else None,
+            )
 
-    entry = workspace.cache.get(
-        {
-            "kind": "model",
-            "model": model.digest,
-            "technique": technique.name,
-            "version": technique.version,
-            "params": step.params,
-            "roles": {role: dataset.digest for role, dataset in roles.items()},
-            "isa": list(workspace.target.machine.isa),
-            "seed": seed,
-            "packages": _versions(technique.packages),
-        },
-        make,
-    )
+    try:
+        entry = workspace.cache.get(key, make)
+    except NotApplicable:
+        workspace.cache.forget(key)  # tried again, it would go the same way
+        raise
+    if trained:
+        workspace.cache.forget(key)
     return Model.open(entry)
+
+
+def _training(workspace: Workspace, key: Mapping[str, Any]) -> dict[str, Any]:
+    """What a technique that trains is told besides the rest."""
+    return {
+        "teacher": str(workspace.model.path),
+        "keep": str(workspace.cache.kept(key)),
+        "seconds": workspace.share,
+        "metric": workspace.metric.name,
+        "student": workspace.student,
+    }
 
 
 def _build(

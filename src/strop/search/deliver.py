@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from strop.errors import StropError
-from strop.measure import PairTiming, curve, pair, peak, speedup, summarise
+from strop.measure import Conditions, PairTiming, curve, pair, peak, speedup, summarise
 from strop.records import (
     BatchLatency,
     Claim,
@@ -30,6 +30,7 @@ from strop.search.race import Race, timing_inputs
 from strop.search.workspace import Workspace, reason_of
 
 _LAUNCHES, _QUADS = 10, 4
+_LEAST_SECONDS, _LEAST_SHARE = 15.0, 0.05
 _CURVE = (1, 2, 4, 8, 16, 32)
 
 
@@ -191,8 +192,10 @@ def _pair(workspace: Workspace, a: Built, b: Built, *, share: float, label: str)
         None if (payload := workspace.payload_for(item.spec)) is None else payload.tobytes()
         for item in (a, b)
     )
-    seconds = max(workspace.clock.left * share, 5.0)
-    with workspace.clock.phase("time"):
+    clock = workspace.clock
+    # Fewer than a handful of launches can show nothing: better late than a found answer lost.
+    seconds = max(clock.left * share, _LEAST_SECONDS, _LEAST_SHARE * clock.budget)
+    with clock.phase("time"):
         return pair(
             a.spec,
             b.spec,
@@ -201,9 +204,12 @@ def _pair(workspace: Workspace, a: Built, b: Built, *, share: float, label: str)
             quads=_QUADS,
             warmup_seconds=min(3.0, seconds / (4 * _LAUNCHES)),
             payloads=(payloads[0], payloads[1]),
-            cpus=workspace.target.machine.cpus,
-            deadline=time.monotonic() + seconds,
             emit=workspace.say,
+            conditions=Conditions(
+                cpus=workspace.target.machine.cpus,
+                deadline=time.monotonic() + seconds,
+                concurrent=workspace.task.goal == "throughput",
+            ),
         )
 
 
@@ -246,26 +252,38 @@ def _measure(
     timings: Mapping[str, PairTiming],
 ) -> None:
     """Fill in latency, speed-ups and memory of the original, the equivalent, the delivered."""
-    threads, batch = workspace.target.thread_count, workspace.task.batch
+    batch = workspace.task.batch
     inputs = timing_inputs(workspace, batch)
     everyone = {**finals, "delivered": delivered}
     for final in {id(final): final for final in everyone.values()}.values():
         names = [name for name, other in everyone.items() if other is final]
         calls: list[np.ndarray] = []
+        rate: float | None = None
         speedups: list[Speedup] = []
         for label, timing in timings.items():
             left, right = label.split("/")
             if not timing.launches:
                 continue
-            if right in names:
-                calls = calls or list(timing.b_seconds)
-                if left != right and all(found.against != left for found in speedups):
-                    speedups.append(speedup(timing, left))
-            elif left in names:
-                calls = calls or list(timing.a_seconds)
+            if (right if right in names else left) not in names:
+                continue
+            if not calls:
+                side = right in names
+                calls = list(timing.b_seconds if side else timing.a_seconds)
+                rate = timing.rates[side] if timing.concurrent else None
+            new = left != right and all(found.against != left for found in speedups)
+            if right in names and new:
+                speedups.append(speedup(timing, left))
         latency: tuple[Latency, ...] = ()
         if calls:
-            latency = (summarise(calls, batch=batch, threads=threads),)
+            placement = final.built.spec.placement
+            found = summarise(
+                calls,
+                batch=batch,
+                threads=placement.threads,
+                streams=placement.streams,
+                rate=rate,
+            )
+            latency = (found,)
         memory = final.evidence.memory or final.trial.evidence.memory
         payload = workspace.payload_for(final.built.spec)
         try:
@@ -295,7 +313,7 @@ def _curve(workspace: Workspace, delivered: Final) -> tuple[BatchLatency, ...]:
                 inputs,
                 seconds=0.3,
                 payload=None if payload is None else payload.tobytes(),
-                deadline=time.monotonic() + max(workspace.clock.left, 5.0),
+                conditions=Conditions(deadline=time.monotonic() + max(workspace.clock.left, 5.0)),
             )
     except StropError as error:
         workspace.emit(Warned(message=f"the latency curve was not measured: {reason_of(error)}"))

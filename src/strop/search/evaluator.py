@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from strop.proof import Resamples
 from strop.records import Interval, Quality, SessionSpec
 from strop.search.builder import Built, batch_invariant
 from strop.search.workspace import Workspace
@@ -113,6 +115,8 @@ class Evaluator:
         reference = self.reference(role)
         # Where an example's result depends on its batch, only the served batch size is evidence.
         batch = SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch
+        # A set-level claim is resampled from the outputs: they are kept until it is.
+        keep = workspace.metric.kind == "set" and role == "prove"
         with workspace.clock.phase("evaluate"):
             found = workspace.call(
                 "evaluate",
@@ -126,6 +130,7 @@ class Evaluator:
                 reference=str(reference.folder),
                 reference_names=list(reference.names),
                 limit=limit,
+                keep=str(self._kept(built)) if keep else None,
             )
         n = len(found["errors"])
         if workspace.metric.kind == "set":
@@ -137,25 +142,36 @@ class Evaluator:
             role, reference.scores[:n], found["scores"], found["errors"], found["changed"]
         )
 
-    def bootstrap(self, built: Built, alpha: float) -> tuple[float | None, str, float]:
-        """Upper bound (or None and the reason) and drop of a set-level metric on *prove*."""
+    def bootstrap(self, built: Built, alpha: float, *, seconds: float) -> Resamples | str:
+        """Resamples of a set-level metric's drop on *prove*, once :meth:`score` was called there.
+
+        A text instead says why there are none.
+        """
         workspace = self._workspace
         reference = self.reference("prove")
-        found = workspace.call(
-            "evaluate",
-            "bootstrap",
-            spec=built.spec.to_dict(),
-            payload=workspace.payload_for(built.spec),
-            dataset=workspace.roles["prove"].describe(),
-            batch=SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch,
-            metric=workspace.metric.describe(),
-            reference=str(reference.folder),
-            reference_names=list(reference.names),
-            alpha=alpha,
-            tolerance=workspace.tolerance,
-            seed=workspace.task.seed,
-        )
-        return found["upper"], found["reason"], found["drop"]
+        kept = self._kept(built)
+        try:
+            found = workspace.call(
+                "evaluate",
+                "bootstrap",
+                dataset=workspace.roles["prove"].describe(),
+                metric=workspace.metric.describe(),
+                reference=str(reference.folder),
+                candidate=str(kept),
+                names=list(reference.names),
+                alpha=alpha,
+                tolerance=workspace.tolerance,
+                seed=workspace.task.seed,
+                seconds=seconds,
+            )
+        finally:
+            shutil.rmtree(kept, ignore_errors=True)
+        if "reason" in found:
+            return str(found["reason"])
+        return Resamples(float(found["estimate"]), found["draws"], found["left_out"])
+
+    def _kept(self, built: Built) -> Path:
+        return self._workspace.folder / "outputs" / built.recipe.id
 
 
 def quality(workspace: Workspace, scored: Scored) -> Quality:

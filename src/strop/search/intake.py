@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from strop import data as datasets
 from strop import engines, metrics
 from strop.data import Dataset
-from strop.errors import InputError
+from strop.errors import InputError, TrustError
 from strop.metrics import Metric
 from strop.models.model import Model, ModuleSource
 from strop.proof import ledger_alpha, max_disagreement
@@ -108,6 +110,48 @@ def read_roles(
                 hint="give more of them: a few hundred are the least that can prove anything",
             )
     return roles, dataset, warnings
+
+
+def add_student(
+    request: Request,
+    model: Model,
+    payload: np.ndarray | None,
+    roles: dict[str, Dataset],
+    pool: Pool,
+) -> tuple[Model, str | None]:
+    """The model with the user's student named in its facts, and the student's absolute spec.
+
+    Raises
+    ------
+    InputError
+        When there is no such network, or it does not take and give what the model does.
+    """
+    if request.student is None:
+        return model, None
+    if not request.trust:
+        raise TrustError(
+            f"'{request.student}' is Python code, which strop runs only when you say so",
+            hint="read it, then pass --trust (in Python: trust=True)",
+        )
+    if "module" not in model.forms:
+        raise InputError(
+            "a student of its own needs a PyTorch module to learn from",
+            hint="give the model as file.py:callable, or leave --student out",
+        )
+    file, _, name = request.student.rpartition(":")
+    spec = f"{Path(file).expanduser().resolve()}:{name}"
+    with rethrown():
+        pool.child("build").call(
+            "strop.search.jobs:check_student",
+            model=str(model.path),
+            payload=payload,
+            student=spec,
+            inputs=roles["train"].inputs(np.arange(min(2, len(roles["train"])))),
+        )
+    # The file's digest is in the name, and so in the key of what is trained.
+    digest = hashlib.sha256(Path(spec.rpartition(":")[0]).read_bytes()).hexdigest()
+    called = f"{Path(file).name}:{name}#{digest[:8]}"
+    return dataclasses.replace(model, meta={**model.meta, "student": called}), spec
 
 
 def choose_metric(

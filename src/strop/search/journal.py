@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from strop.errors import InputError
 from strop.records import Event, read_event
 
 
@@ -19,16 +21,40 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _drop_torn_tail(path)
-        self._file: IO[bytes] = path.open("ab")
+        try:
+            _drop_torn_tail(path)
+            # Unbuffered, so that what a full disk refused is not tried again when it is closed.
+            self._file: IO[bytes] = path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def append(self, event: Event) -> None:
-        self._file.write(event.to_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one event down.
+
+        Raises
+        ------
+        InputError
+            When the disk is full or gone; what was written before stays whole.
+        """
+        line = memoryview(event.to_json().encode() + b"\n")
+        whole = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(whole)
+            raise self._refused(error) from error
 
     def close(self) -> None:
         self._file.close()
+
+    def _refused(self, error: OSError) -> InputError:
+        return InputError(
+            f"the journal '{self.path}' cannot be written: {error.strerror}",
+            hint="make room, then go on with --resume, or name another folder with --output",
+        )
 
 
 def read_journal(path: Path) -> Iterator[Event]:

@@ -6,13 +6,15 @@ error: 29.5%). Run k on the same set therefore spends α/(k(k+1)); the shares su
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import time
 from pathlib import Path
+from typing import IO
 
-from strop.errors import StropError
+from strop.errors import InputError
 
 
 class Ledger:
@@ -35,12 +37,12 @@ class Ledger:
 
         Raises
         ------
-        StropError
+        InputError
             When the ledger cannot be written: without it no error rate could be promised.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as stream:
+            with self.path.open("a+b", buffering=0) as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 stream.seek(0)
                 run = 1
@@ -59,15 +61,30 @@ class Ledger:
                     "run": run,
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 }
-                stream.write(json.dumps(entry).encode() + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+                _append(stream, json.dumps(entry).encode() + b"\n")
                 return run
         except OSError as error:
-            raise StropError(
+            raise InputError(
                 f"the ledger of proof sets '{self.path}' cannot be written: {error.strerror}",
                 hint="set STROP_LEDGER to a file that can",
             ) from error
+
+
+def _append(stream: IO[bytes], line: bytes) -> None:
+    """Write the whole line or nothing: half a line would swallow the next one, and its run."""
+    end = stream.seek(0, os.SEEK_END)
+    stream.seek(max(end - 1, 0))
+    if stream.read(1) not in (b"", b"\n"):
+        line = b"\n" + line
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[stream.write(rest) :]
+        os.fsync(stream.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            stream.truncate(end)
+        raise
 
 
 def default_path() -> Path:

@@ -20,7 +20,11 @@ def speed(trial: Trial) -> float | None:
 
 
 def cost(trial: Trial, goal: Goal) -> float:
-    """What the goal wants small: relative time a call, peak bytes, or bytes on disk."""
+    """What the goal wants small: relative time a call, peak bytes, or bytes on disk.
+
+    For throughput the race has timed calls that run at once, so that the time a call is the
+    reciprocal of the rate.
+    """
     memory = trial.evidence.memory
     if goal == "size":
         return float(memory.file) if memory else math.inf
@@ -68,7 +72,8 @@ def sureness(trial: Trial, tolerance: float) -> float:
 def pareto(trials: Sequence[Trial]) -> tuple[int, ...]:
     """Numbers of the trials that no other beats in quality, latency, memory and size at once.
 
-    Throughput at the task's batch size is the batch over the latency, so it adds no axis.
+    Throughput adds no axis: it is the batch over the latency, unless it is the goal, and then it
+    is what was timed instead of the latency.
     """
     points = []
     for trial in trials:

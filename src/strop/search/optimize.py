@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from strop import data as datasets
-from strop.errors import InputError
+from strop.errors import InputError, MissingExtra
 from strop.measure import machine
 from strop.models.model import digest_of_tree
 from strop.records import (
@@ -37,6 +37,7 @@ from strop.search.evaluator import SCORING_BATCH, Evaluator
 from strop.search.journal import Journal
 from strop.search.ledger import Ledger
 from strop.search.objective import speed
+from strop.search.purse import SHARES
 from strop.search.race import Race
 from strop.search.request import Request, text_of
 from strop.search.space import joint_space, original_recipe
@@ -74,9 +75,40 @@ class Outcome:
         """The trials that no other beats in quality, latency, memory and size at once."""
         return [trial for trial in self.result.trials if trial.number in self.result.pareto]
 
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """The outcome of a finished search, from its output folder.
+
+        Raises
+        ------
+        InputError
+            When the folder holds no result.
+        """
+        place = Path(folder).absolute()
+        if not (place / "result.json").is_file():
+            raise InputError(
+                f"the folder '{folder}' holds no result.json",
+                hint="name what strop optimize wrote (--output), once it has finished",
+            )
+        return cls(Result.read(place / "result.json"), place)
+
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dict a trial, ready for ``pandas.DataFrame``."""
+        """One flat dict a trial: what it was, how far it came, and what was measured of it."""
         return [_row(trial) for trial in self.result.trials]
+
+    def to_dataframe(self) -> Any:
+        """The trials as a ``pandas.DataFrame``, indexed by their numbers.
+
+        Raises
+        ------
+        MissingExtra
+            When pandas is not installed; :meth:`rows` needs nothing.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtra("pandas", extra="notebook") from error
+        return pandas.DataFrame(self.rows()).set_index("number")
 
 
 def optimize(
@@ -127,6 +159,7 @@ def optimize(
         workspace = _take_in(request, target, clock, pool, scratch, say)
         history = _history(previous, workspace.task)
         output.open_folder(folder, resume=request.resume)
+        stack.callback(output.discard_empty, folder)
         journal = Journal(folder / "journal.jsonl")
         stack.callback(journal.close)
 
@@ -158,6 +191,7 @@ def _take_in(
         say("reading the examples")
         roles, dataset, warnings = intake.read_roles(request, model.signature, scratch)
         metric = intake.choose_metric(request, model, payload, roles, pool, target)
+        model, student = intake.add_student(request, model, payload, roles, pool)
     task = Task(
         model=text_of(request.model),
         model_digest=model.digest,
@@ -191,6 +225,8 @@ def _take_in(
         say=say,
         warnings=warnings,
         preprocess=request.preprocess,
+        share=request.train_seconds / SHARES,
+        student=student,
         proof_set=roles["prove"].digest,
     )
 
@@ -223,7 +259,11 @@ def _search(
         workspace.target,
         only_engines=task.engines,
         only_techniques=task.techniques,
-        roles=[role for role, dataset in workspace.roles.items() if len(dataset)],
+        roles=[
+            role
+            for role, dataset in workspace.roles.items()
+            if len(dataset) and (role != "train" or workspace.share > 0)
+        ],
         seed=task.seed,
     )
     spec = intake.original_spec(workspace.model, workspace.target)

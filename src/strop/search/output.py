@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from strop.search.workspace import Workspace
 
 _MARK = "journal.jsonl"
 _OURS = ("journal.jsonl", "result.json", "report.html", "bundle")
+_PROBE_BYTES = 64 * 2**10
 _SAMPLE = 8
 _SAMPLE_BYTES = 2 * 2**20
 
@@ -47,9 +49,10 @@ def check(folder: Path, *, resume: bool) -> list[Event]:
     parent = folder
     while not parent.exists():
         parent = parent.parent
-    if not os.access(parent, os.W_OK | os.X_OK) or _read_only(parent):
+    if refused := _refused(parent):
         raise InputError(
-            f"the output folder '{folder}' cannot be written", hint="name another with --output"
+            f"the output folder '{folder}' cannot be written: {refused}",
+            hint="name another with --output",
         )
     if not resume:
         return []
@@ -132,11 +135,36 @@ def write(workspace: Workspace, race: Race, delivery: Delivery, folder: Path) ->
                 preprocess=workspace.preprocess,
             ),
         )
-    text = result.to_json(indent=1)
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "result.json").unlink()
-    (folder / "result.json").write_text(text)
+    _replace(folder / "result.json", result.to_json(indent=1))
     return result
+
+
+def discard_empty(folder: Path) -> None:
+    """Take the folder back where not one event came to be written."""
+    mark = folder / _MARK
+    with contextlib.suppress(OSError):
+        if not mark.stat().st_size:
+            mark.unlink()
+            folder.rmdir()  # fails, and is left alone, where it holds anything else
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file aside, sync it, and put it in place: it is whole or not there."""
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"'{path}' cannot be written: {error.strerror}",
+            hint="make room, then go on with --resume",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def _result(workspace: Workspace, race: Race, delivery: Delivery) -> Result:
@@ -203,6 +231,10 @@ def _scores(workspace: Workspace, delivery: Delivery, race: Race) -> dict[str, n
         scores["prove/delivered"] = scored.scores
         scores["prove/errors"] = scored.errors
         scores["prove/changed"] = scored.changed
+        if (resamples := proofs[0].resamples) is not None:
+            scores["prove/estimate"] = np.array([resamples.estimate])
+            scores["prove/draws"] = resamples.draws
+            scores["prove/left_out"] = resamples.left_out
     if delivered.number in race.drops:
         scores["search/drops"] = race.drops[delivered.number]
         scores["search/rows"] = np.asarray(workspace.roles["search"].rows)
@@ -215,6 +247,7 @@ def _raw(timing: PairTiming) -> dict[str, Any]:
         "batch": timing.batch,
         "shortened": timing.shortened,
         "settled": timing.settled,
+        "concurrent": timing.concurrent,
         "quads": [quads.tolist() for quads in timing.quads],
         "a_seconds": [seconds.tolist() for seconds in timing.a_seconds],
         "b_seconds": [seconds.tolist() for seconds in timing.b_seconds],
@@ -235,12 +268,17 @@ def _lineage(workspace: Workspace, delivery: Delivery, meta: Any) -> dict[str, A
     }
 
 
-def _read_only(folder: Path) -> bool:
-    """Whether the file system refuses writes although the permissions allow them."""
-    probe = folder / f".strop-{os.getpid()}"
+def _refused(folder: Path) -> str:
+    """Why the folder cannot be written to, whatever its permissions say; empty when it can."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return os.strerror(errno.EACCES)
     try:
-        probe.touch()
-        probe.unlink()
+        # On a full disk a file can often be made, and only its content finds no room.
+        with tempfile.NamedTemporaryFile(prefix=".strop-", dir=folder, buffering=0) as probe:
+            left = _PROBE_BYTES
+            while left:  # the last bytes that fit are taken without an error
+                left -= probe.write(bytes(left))
+            os.fsync(probe.fileno())
     except OSError as error:
-        return error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
-    return False
+        return error.strerror or str(error)
+    return ""

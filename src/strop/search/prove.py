@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from strop.errors import StropError
-from strop.proof import ledger_alpha, second_moment
+from strop.proof import BootstrapRefused, Resamples, ledger_alpha, second_moment
 from strop.proof import prove as test
 from strop.records import Claim, ProofFinished, ProofOpened, Quality, Trial, canonical_json
 from strop.search.builder import Built
@@ -28,6 +28,7 @@ from strop.search.workspace import Workspace, reason_of
 
 _MOST = 8
 _WORTH = 0.98  # less is lost in the noise of the final timing
+_BOOTSTRAP_SHARE, _LEAST_SECONDS = 0.5, 5.0
 _BOTH: tuple[Role, Role] = ("search", "prove")
 
 
@@ -43,6 +44,8 @@ class Proof:
         The plan's digest, which salts the order of bets: with it the test can be run again.
     upper, p
         Upper bound on the mean drop, and the test's p-value, whether or not it was proven.
+    resamples
+        What the bound of a set-level metric was computed from.
     """
 
     trial: Trial
@@ -53,6 +56,7 @@ class Proof:
     p: float | None
     reason: str = ""
     salt: str = ""
+    resamples: Resamples | None = None
 
 
 def plan(workspace: Workspace, trials: Sequence[Trial], worst_cost: float) -> list[Trial]:
@@ -171,11 +175,20 @@ def _prove_one(
     dataset, metric = workspace.roles["prove"], workspace.metric
     scored = evaluator.score(built, "prove")
     record = quality(workspace, scored)
+    resamples: Resamples | None = None
     if metric.kind == "set":
+        upper, reason = None, ""
         try:
-            upper, reason, _ = evaluator.bootstrap(built, alpha)
+            seconds = max(_BOOTSTRAP_SHARE * workspace.clock.left, _LEAST_SECONDS)
+            drawn = evaluator.bootstrap(built, alpha, seconds=seconds)
+            if isinstance(drawn, Resamples):
+                resamples, upper = drawn, drawn.upper(alpha)
+            else:
+                reason = drawn
+        except BootstrapRefused as refusal:
+            reason = str(refusal)
         except StropError as error:
-            upper, reason = None, reason_of(error)
+            reason = reason_of(error)
         proven = upper is not None and upper < workspace.tolerance
         method, p, groups = "paired BCa bootstrap", None, record.groups
         if upper is not None and not proven:
@@ -214,7 +227,7 @@ def _prove_one(
             proof_set=workspace.proof_set,
             isa=workspace.target.machine.isa,
         )
-    return Proof(trial, claim, record, scored, upper, p, reason, plan_digest)
+    return Proof(trial, claim, record, scored, upper, p, reason, plan_digest, resamples)
 
 
 def _unproven(workspace: Workspace, record: Quality) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from strop.errors import StropError
-from strop.measure import Arena, footprint
+from strop.measure import Arena, Conditions, footprint
 from strop.proof import ratio_interval
 from strop.records import (
     BestChanged,
@@ -25,10 +25,12 @@ from strop.records import (
     Trial,
     TrialFinished,
     TrialStarted,
+    Warned,
 )
-from strop.search.builder import Built, StepFailed, build
+from strop.search.builder import Built, StepFailed, build, operator_counts, trains
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
 from strop.search.objective import cost, may_hold, pareto, speed
+from strop.search.purse import SHARES, Purse, untrained
 from strop.search.space import JointSpace
 from strop.search.strategies import Strategy
 from strop.search.workspace import Workspace, reason_of
@@ -41,6 +43,9 @@ _SCREEN = 128
 _SURE_AT_SCREEN, _SURE_AT_ALL = 3.0, 2.33
 _ROUNDS, _MORE_ROUNDS = 5, 6
 _PATIENCE = 20
+_SHARE, _SHORTEST = 0.25, 20.0
+"""What one trial may take of the race's time left, and at least in seconds: one slow build must
+not be all that is tried. Training is meant to take long and has limits of its own."""
 _TYPICAL = 64
 
 
@@ -85,16 +90,20 @@ class Race:
         self._anchored: set[int] = set()
         self._best = 1.0
         self._stale = 0
+        self._purse = Purse(workspace.share * SHARES)
+        for trial in history:
+            self._purse.note(trial)
 
     def run(self) -> None:
         """Race until the space, the patience or the race's share of the budget is used up."""
         workspace = self._workspace
         inputs = timing_inputs(workspace, workspace.task.batch)
-        with Arena(inputs, seed=workspace.task.seed) as self._arena:
+        conditions = Conditions(concurrent=workspace.task.goal == "throughput")
+        with Arena(inputs, seed=workspace.task.seed, conditions=conditions) as self._arena:
             self._try_original()
             while workspace.clock.race_left > 0 and self._stale < _PATIENCE:
                 recipe = self._strategy.propose(
-                    self._space,
+                    self._purse.affordable(self._space, workspace.clock.race_left),
                     self.trials,
                     tolerance=workspace.tolerance,
                     seed=workspace.task.seed,
@@ -103,6 +112,13 @@ class Race:
                     break
                 self._finish(self._try(recipe))
         self._arena = None
+        if skipped := untrained(self._space, self.trials):
+            workspace.emit(
+                Warned(
+                    message=f"training of {self._purse.seconds:.0f} s, a third for each step, was "
+                    f"not enough to try {', '.join(skipped)}"
+                )
+            )
         on_front = set(pareto(self.trials))
         self.trials = [
             trial.model_copy(update={"status": "front"})
@@ -161,16 +177,24 @@ class Race:
             update = {"status": status, "stage": stage, "reason": reason, "seconds": dict(seconds)}
             return trial.model_copy(update=update | more)
 
-        patience = max(10.0, workspace.clock.race_left)
-        start = time.monotonic()
+        patience = max(_SHORTEST, workspace.clock.race_left * (1.0 if trains(recipe) else _SHARE))
+        start, trained = time.monotonic(), workspace.clock.phases.get("train", 0.0)
+
+        def took() -> None:
+            whole = time.monotonic() - start
+            train = workspace.clock.phases.get("train", 0.0) - trained
+            seconds["build"] = whole - train
+            if train:
+                seconds["train"] = train
+
         try:
             with workspace.clock.phase("build"):
                 built = build(workspace, recipe, timeout=patience)
         except StropError as error:
-            seconds["build"] = time.monotonic() - start
+            took()
             step = error.index if isinstance(error, StepFailed) else None
             return outcome("failed", "build", reason_of(error), failed_step=step)
-        seconds["build"] = time.monotonic() - start
+        took()
         key = (built.digest, _deployed(recipe))
         if key in self._digests:
             twin = self._digests[key]
@@ -188,9 +212,8 @@ class Race:
         self.drops[number] = scored.drops
         found = quality(workspace, scored)
         equivalent = exact and found.changed == 0 and found.max_relative_error <= EQUIVALENT_ERROR
-        trial = trial.model_copy(
-            update={"equivalent": equivalent, "evidence": Evidence(search_quality=found)}
-        )
+        evidence = Evidence(search_quality=found, **operator_counts(built.model))
+        trial = trial.model_copy(update={"equivalent": equivalent, "evidence": evidence})
         if not equivalent and (lost := self._outside(scored)):
             return outcome("dropped", "evaluate" if scored.n > _SCREEN else "screen", lost)
         start = time.monotonic()
@@ -260,7 +283,8 @@ class Race:
             }
         )
         trial = trial.model_copy(update={"evidence": evidence})
-        return self._within_constraints(trial, timing.seconds)
+        # Calls that run at once each take longer than the time between two that end.
+        return self._within_constraints(trial, timing.seconds * built.spec.placement.streams)
 
     def _rounds(self, name: str, count: int) -> Interval | None:
         """Ratio of the anchor's time over `name`'s, over all rounds so far."""
@@ -289,6 +313,7 @@ class Race:
     def _finish(self, trial: Trial) -> None:
         """Write the trial down, and say so when it is the best so far."""
         self.trials.append(trial)
+        self._purse.note(trial)
         workspace = self._workspace
         workspace.emit(TrialFinished(trial=trial, elapsed=workspace.clock.elapsed))
         ratio = speed(trial)

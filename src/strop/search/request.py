@@ -11,6 +11,9 @@ from strop.errors import InputError
 from strop.records import Goal
 from strop.search.task import Tolerance, parse_seconds, parse_tolerance
 
+TRAIN_SHARE = 0.55
+"""Share of the budget for training where none is named."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -22,7 +25,12 @@ class Request:
         Path of an ONNX file, ``file.py:callable`` (with `trust`), or an `nn.Module`.
     data, train, prove
         A path, ``file.py:fn`` (with `trust`), or a mapping of arrays by name. `data` is split into
-        roles; `train` feeds calibration, `prove` is the proof set outright.
+        roles; `train` feeds training and calibration, `prove` is the proof set outright.
+    train_budget
+        Wall seconds of `budget` for training, or a text; None takes about half. 0 trains nothing.
+    student
+        ``file.py:fn`` (with `trust`) of a network to train under the model instead of smaller
+        copies of it.
     within
         The tolerance: 0.01 or ``"1%"`` in metric units, ``"1%rel"`` of the original's score.
     output
@@ -55,6 +63,8 @@ class Request:
     train: Any = None
     prove: Any = None
     budget: str | float = "10m"
+    train_budget: str | float | None = None
+    student: str | None = None
     confidence: float = 0.95
     seed: int = 0
     reader: str | None = None
@@ -76,6 +86,15 @@ class Request:
         return parse_seconds(self.budget)
 
     @property
+    def train_seconds(self) -> float:
+        """Seconds of the budget for training; 0 without examples to train on."""
+        if self.train is None or self.train_budget in (0, "0"):
+            return 0.0
+        if self.train_budget is None:
+            return TRAIN_SHARE * self.budget_seconds
+        return parse_seconds(self.train_budget)
+
+    @property
     def folder(self) -> Path:
         return Path(self.output).absolute()
 
@@ -84,6 +103,15 @@ class Request:
         self.tolerance.absolute(1.0)
         if self.budget_seconds < 1:
             raise InputError(f"a budget of {self.budget} is too short", hint="write --budget 10m")
+        if self.train_seconds >= self.budget_seconds:
+            raise InputError(
+                f"training may take {self.train_budget}, which is all of the budget "
+                f"({self.budget})",
+                hint="proving and timing need a part: give a larger --budget",
+            )
+        if self.train is None and (self.student or self.train_budget):
+            given = "a student" if self.student else "a training budget"
+            raise InputError(f"there is {given} but nothing to train on", hint="add --train DATA")
         if not 0.5 <= self.confidence < 1:
             raise InputError(
                 f"the confidence {self.confidence} is not at least 0.5 and below 1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,10 +122,17 @@ def joint_space(
     recipes: dict[str, Recipe] = {}
     exact: set[str] = set()
     for pipeline in _pipelines(usable_techniques, tuple(model.forms)):
+        if not _is_purposeful(pipeline, tuple(model.forms)):
+            continue
         for engine in usable_engines:
             if not _fits(engine, pipeline, tuple(model.forms)):
                 continue
-            for options in engine.space(model, target).grid():
+            deployments = itertools.product(
+                engine.space(model, target).grid(), placements(engine, target)
+            )
+            for options, (threads, streams) in deployments:
+                if not all(technique.deploys(engine.name, options) for technique in pipeline):
+                    continue
                 for steps in _steps(pipeline, grids):
                     recipe = Recipe(
                         steps=steps,
@@ -132,7 +140,8 @@ def joint_space(
                             engine=engine.name,
                             options=options,
                             device=target.device,
-                            threads=target.threads,
+                            threads=threads,
+                            streams=streams,
                             batch=target.batch,
                         ),
                         seed=seed,
@@ -143,6 +152,23 @@ def joint_space(
     # Stable: within one length the order is the engines' and techniques' own, defaults first.
     ordered = sorted(recipes.values(), key=lambda recipe: len(recipe.steps))
     return JointSpace(tuple(ordered), frozenset(exact), tuple(rejected))
+
+
+def placements(engine: Engine, target: Target) -> list[tuple[int | None, int]]:
+    """Threads of a call, and calls at once: one call that has all threads first.
+
+    Only a throughput goal asks for more calls than one. The cores are then dealt out: two calls,
+    one a core, and one a pair of cores, unless the user has said how many threads a call has.
+    """
+    alone = (target.threads, 1)
+    if target.goal != "throughput" or not engine.streams:
+        return [alone]
+    cores = target.machine.cores
+    if target.threads is not None:
+        at_once = cores // target.threads
+        return [alone, (target.threads, at_once)] if at_once > 1 else [alone]
+    counts = sorted({2, cores // 2, cores})
+    return [alone, *((cores // count, count) for count in counts if 1 < count <= cores)]
 
 
 def original_recipe(model: Model, target: Target) -> Recipe:
@@ -183,19 +209,33 @@ def _pipelines(
     yield from extend(0, (), forms)
 
 
+def _is_purposeful(pipeline: Sequence[Technique], forms: tuple[str, ...]) -> bool:
+    """Whether what only prepares is followed at once by what needs the form that it makes."""
+    for technique, following in zip(pipeline, (*pipeline[1:], None), strict=False):
+        if technique.prepares and (following is None or following.consumes in forms):
+            return False
+        forms = technique.produces
+    return True
+
+
 def _fits(engine: Engine, pipeline: Sequence[Technique], forms: tuple[str, ...]) -> bool:
     current = pipeline[-1].produces if pipeline else forms
+    if pipeline and len(current) > 1:
+        # A changed module is for the next technique; what is served is what it was exported to.
+        current = tuple(form for form in current if form != "module")
     return any(form in current for form in engine.consumes)
 
 
 def _steps(
-    pipeline: Sequence[Technique], grids: Mapping[str, Sequence[dict[str, Any]]]
+    pipeline: Sequence[Technique],
+    grids: Mapping[str, Sequence[dict[str, Any]]],
+    earlier: tuple[Step, ...] = (),
 ) -> Iterator[tuple[Step, ...]]:
     if not pipeline:
-        yield ()
+        yield earlier
         return
     head, *rest = pipeline
     for params in grids[head.name]:
-        step = Step(technique=head.name, version=head.version, params=params)
-        for tail in _steps(rest, grids):
-            yield (step, *tail)
+        if head.follows(earlier, params):
+            step = Step(technique=head.name, version=head.version, params=params)
+            yield from _steps(rest, grids, (*earlier, step))

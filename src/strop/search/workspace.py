@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ class Workspace:
         In metric units: set once the original's own score on *search* is known.
     preprocess
         ``file.py:fn`` as given, for the bundle.
+    share
+        Seconds that one trained step may take; 0 where nothing is trained.
+    student
+        ``file.py:fn`` of the user's own student, absolute.
     proof_set
         Digest of all of *prove*, before the budget cut it: what the ledger counts by.
     """
@@ -107,6 +112,8 @@ class Workspace:
     say: Callable[[str], None]
     tolerance: float = 0.0
     preprocess: str | None = None
+    share: float = 0.0
+    student: str | None = None
     proof_set: str = ""
     warnings: list[str] = field(default_factory=list)
 
@@ -149,6 +156,12 @@ def rethrown() -> Iterator[None]:
                 if kind is errors.MissingExtra:
                     raise errors.InputError(failure.error_message) from failure
                 raise kind(failure.error_message) from failure
+        if failure.error_type == "OSError" and f"[Errno {ENOSPC}]" in failure.error_message:
+            raise errors.InputError(
+                failure.error_message,
+                hint="make room in the folders for temporary files (TMPDIR) and for what is "
+                "built (STROP_CACHE)",
+            ) from failure
         raise
 
 

@@ -1,0 +1,98 @@
+"""What training may cost: a purse of its own beside the search's budget.
+
+A trained step takes minutes where others take seconds. Were both paid from one purse, a strategy
+that counts improvement a second would train nothing until all else is tried, and one that does
+not would train everything. So training has its own seconds, dealt out in equal shares, and a step
+is trained once whatever follows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from strop import techniques
+from strop.records import Recipe, Step, Trial
+from strop.search.space import JointSpace
+
+SHARES = 3
+"""How many trained steps the purse pays for in full; those that end early leave room for more."""
+
+_OVERHEAD = 1.15
+_EXPORT_SECONDS = 20.0
+
+
+class Purse:
+    """The seconds for training, and what they can still pay for.
+
+    Parameters
+    ----------
+    seconds
+        For all trained steps together.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.share = seconds / SHARES
+        self._trained: set[str] = set()
+        self._spent = 0.0
+
+    def note(self, trial: Trial) -> None:
+        """Take account of a finished trial: what it spent, and which steps are trained now."""
+        self._spent += trial.seconds.get("train", 0.0)
+        done = len(trial.recipe.steps) if trial.failed_step is None else trial.failed_step
+        self._trained.update(_key(p) for p in trained_prefixes(trial.recipe) if len(p) <= done)
+
+    def affordable(self, space: JointSpace, seconds_left: float) -> JointSpace:
+        """The recipes of `space` that need no more training than can still be paid for.
+
+        Parameters
+        ----------
+        seconds_left
+            Of the race: what is not done by its end was trained for nothing.
+        """
+        verdicts: dict[str, bool] = {}
+        # Steps before may have taken a little more than their shares.
+        purse = (self.seconds - self._spent) * _OVERHEAD
+
+        def pays(recipe: Recipe) -> bool:
+            prefixes = [_key(prefix) for prefix in trained_prefixes(recipe)]
+            if not prefixes:
+                return True
+            if prefixes[-1] not in verdicts:
+                new = sum(prefix not in self._trained for prefix in prefixes)
+                time = new * (self.share * _OVERHEAD + _EXPORT_SECONDS)
+                verdicts[prefixes[-1]] = not new or (
+                    new * self.share <= purse and time <= seconds_left
+                )
+            return verdicts[prefixes[-1]]
+
+        kept = tuple(recipe for recipe in space.recipes if pays(recipe))
+        return dataclasses.replace(space, recipes=kept)
+
+
+def trained_prefixes(recipe: Recipe) -> list[tuple[Step, ...]]:
+    """The beginnings of a recipe that end with a trained step, shortest first."""
+    return [
+        recipe.steps[: index + 1]
+        for index, step in enumerate(recipe.steps)
+        if trains(step.technique)
+    ]
+
+
+def trains(technique: str) -> bool:
+    """Whether a technique learns from examples, for as long as it is given."""
+    return "train" in techniques.get(technique).roles
+
+
+def untrained(space: JointSpace, history: Sequence[Trial]) -> list[str]:
+    """The kinds of training in `space` that no trial got to, as texts."""
+
+    def steps(recipes: Iterable[Recipe]) -> set[str]:
+        return {str(prefix[-1]) for recipe in recipes for prefix in trained_prefixes(recipe)}
+
+    return sorted(steps(space.recipes) - steps(trial.recipe for trial in history))
+
+
+def _key(steps: Sequence[Step]) -> str:
+    return "\n".join(step.to_json() for step in steps)

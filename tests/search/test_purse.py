@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from strop.errors import InputError
+from strop.records import Deployment, Evidence, Recipe, Step, Trial
+from strop.search import Request
+from strop.search.purse import SHARES, Purse, trained_prefixes, untrained
+from strop.search.space import JointSpace
+
+INT8 = Step(technique="int8-static", params={"per_channel": True})
+
+
+def distil(student: str) -> Step:
+    return Step(technique="distil", params={"student": student})
+
+
+def recipe(*steps: Step, engine: str = "onnxruntime") -> Recipe:
+    return Recipe(steps=steps, deploy=Deployment(engine=engine))
+
+
+def trial(found: Recipe, number: int = 1, **changes: object) -> Trial:
+    plain = Trial(number=number, recipe=found, status="alive", stage="time", evidence=Evidence())
+    return plain.model_copy(update=changes)
+
+
+def space(*recipes: Recipe) -> JointSpace:
+    return JointSpace(recipes, frozenset(), ())
+
+
+A, B, C, D = (distil(name) for name in "abcd")
+
+
+def test_a_recipe_is_trained_up_to_its_last_trained_step() -> None:
+    assert trained_prefixes(recipe(A, INT8)) == [(A,)]
+    assert trained_prefixes(recipe(INT8)) == []
+
+
+def test_the_purse_pays_for_its_shares_and_for_what_is_trained_already() -> None:
+    purse = Purse(300.0)
+    everything = space(recipe(INT8), recipe(A), recipe(A, INT8), recipe(B), recipe(C), recipe(D))
+    assert purse.affordable(everything, 1e6) == everything
+    for number, step in enumerate((A, B, C)):
+        assert recipe(step) in purse.affordable(everything, 1e6).recipes
+        purse.note(trial(recipe(step), number, seconds={"train": 105.0, "build": 3.0}))
+    left = purse.affordable(everything, 1e6).recipes
+    assert left == tuple(r for r in everything.recipes if r != recipe(D))
+
+
+def test_training_that_ends_early_leaves_room_for_more() -> None:
+    purse = Purse(300.0)
+    for number, step in enumerate((A, B, C)):
+        purse.note(trial(recipe(step), number, seconds={"train": 20.0}))
+    assert purse.affordable(space(recipe(D)), 1e6).recipes
+
+
+def test_no_training_is_begun_that_the_race_will_not_see_the_end_of() -> None:
+    purse = Purse(300.0)
+    everything = space(recipe(INT8), recipe(A), recipe(B, INT8))
+    purse.note(trial(recipe(B), seconds={"train": 90.0}))
+    assert purse.affordable(everything, 100.0).recipes == (recipe(INT8), recipe(B, INT8))
+
+
+def test_a_step_that_failed_is_not_trained() -> None:
+    purse = Purse(30.0)
+    purse.note(trial(recipe(A), status="failed", failed_step=0, seconds={"train": 30.0}))
+    assert not purse.affordable(space(recipe(A, INT8)), 1e6).recipes
+    other = Purse(30.0)
+    failed = trial(recipe(A, INT8), status="failed", failed_step=1, seconds={"train": 30.0})
+    other.note(failed)
+    assert other.affordable(space(recipe(A)), 1e6).recipes
+
+
+def test_what_was_never_trained_is_told() -> None:
+    history = [trial(recipe(A))]
+    assert untrained(space(recipe(A), recipe(B, INT8), recipe(INT8)), history) == [str(B)]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"train": "t.npz", "budget": "10m"}, 330.0),
+        ({"train": "t.npz", "budget": "10m", "train_budget": "2m"}, 120.0),
+        ({"train": "t.npz", "train_budget": 0}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_how_long_training_may_take(given: dict[str, object], wanted: float) -> None:
+    request = Request(model="m", data="d", within="1%", output="o", **given)
+    request.check()
+    assert request.train_seconds == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": "t.npz", "budget": "5m", "train_budget": "5m"}, "all of the budget"),
+        ({"student": "a.py:f"}, "a student but nothing to train on"),
+        ({"train_budget": "5m"}, "a training budget but nothing to train on"),
+    ],
+)
+def test_training_that_makes_no_sense_is_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Request(model="m", data="d", within="1%", output="o", **given).check()
+
+
+def test_shares_are_equal() -> None:
+    assert Purse(30.0).share * SHARES == 30.0
