@@ -14,8 +14,9 @@ from strop import engines
 from strop.bundle import Contents
 from strop.data import read
 from strop.measure import describe
-from strop.metrics import resolve
+from strop.metrics import UserMetric, resampled_drop, resolve
 from strop.models.model import Model
+from strop.models.user_code import load_function
 from strop.proof import launch_log_ratio, ledger_alpha, prove, ratio_interval
 from strop.records import (
     BatchLatency,
@@ -31,6 +32,21 @@ from strop.records import (
     TensorSpec,
 )
 
+MACRO_F1 = """
+import numpy as np
+
+
+def macro_f1(outputs, target):
+    guess = outputs["y"].argmax(axis=1)
+    scores = []
+    for label in range(3):
+        hit = np.sum((guess == label) & (target == label))
+        scores.append(2 * hit / max(np.sum(guess == label) + np.sum(target == label), 1))
+    return float(np.mean(scores))
+
+
+macro_f1.level = "set"
+"""
 FORMS = {"onnxruntime": "onnx", "openvino": "openvino"}
 EXAMPLES = 500
 SIGNATURE = Signature(
@@ -72,6 +88,66 @@ def make(tmp_path: Path, weights: np.ndarray, data: Path) -> Callable[..., Conte
         return describe_contents(built, engine, weights, delivered, data, proven=proven)
 
     return make
+
+
+@pytest.fixture
+def make_set_level(
+    make: Callable[..., Contents], tmp_path: Path, weights: np.ndarray, data: Path
+) -> Callable[[], Contents]:
+    """Contents whose claim is about macro F1, resampled."""
+
+    def make_set_level() -> Contents:
+        source = tmp_path / "f1.py"
+        source.write_text(MACRO_F1)
+        function = load_function(f"{source}:macro_f1", trust=True)
+        metric = UserMetric(function, "set")
+        contents = make(proven=True)
+        proof_set = read(data, SIGNATURE).subset(np.arange(50, EXAMPLES))
+        x, targets = proof_set.inputs()["x.1"], proof_set.targets()
+        before, after = {"y": x @ weights}, {"y": x @ np.round(weights, 2)}
+        groups = np.asarray(proof_set.groups)
+        alpha = ledger_alpha(0.05, 1)
+        drawn = resampled_drop(
+            metric, before, after, targets, groups=groups, alpha=alpha, tolerance=0.05, seed=0
+        )
+        assert contents.claim is not None and contents.evidence.prove_quality is not None
+        quality = contents.evidence.prove_quality.model_copy(
+            update={
+                "kind": "set",
+                "metric": metric.name,
+                "reference": metric.value(before, targets, before),
+                "candidate": metric.value(after, targets, before),
+                "drop": Interval(estimate=drawn.estimate, low=np.nan, high=np.nan),
+                "lost": 0,
+                "won": 0,
+            }
+        )
+        claim = contents.claim.model_copy(
+            update={
+                "metric": metric.name,
+                "method": "paired BCa bootstrap",
+                "upper": drawn.upper(alpha),
+                "p": None,
+                "asymptotic": True,
+            }
+        )
+        scores = {
+            **contents.scores,
+            "prove/reference": np.zeros(0),
+            "prove/delivered": np.zeros(0),
+            "prove/estimate": np.array([drawn.estimate]),
+            "prove/draws": drawn.draws,
+            "prove/left_out": drawn.left_out,
+        }
+        return altered(
+            contents,
+            claim=claim,
+            scores=scores,
+            evidence=contents.evidence.model_copy(update={"prove_quality": quality}),
+            lineage={**contents.lineage, "metric": metric.describe(), "seed": 0},
+        )
+
+    return make_set_level
 
 
 def save_onnx(weights: np.ndarray, path: Path) -> Path:
@@ -182,7 +258,12 @@ def describe_contents(
         latency_curve=(BatchLatency(batch=1, p50_seconds=1.0, p99_seconds=1.1),),
         machine=describe(),
         original_digest="0" * 64,
-        lineage={"model": here, "metric": metric.describe(), "roles": {"prove": "…"}},
+        lineage={
+            "model": here,
+            "data": data.name,
+            "metric": metric.describe(),
+            "roles": {"prove": "…"},
+        },
         result={"original": {"recipe": native.to_dict()}, "warnings": [f"{here} is odd"]},
         scores={
             "prove/reference": before,

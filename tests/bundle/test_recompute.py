@@ -49,6 +49,26 @@ def test_a_beautified_figure_disagrees(make, tmp_path, record, changes, name):
     assert name in differ
 
 
+def test_a_set_level_claim_follows_from_its_resamples(make_set_level, tmp_path):
+    contents = make_set_level()
+    write(tmp_path / "bundle", contents)
+    figures = {figure.name: figure for figure in recompute(tmp_path / "bundle")}
+    assert all(figure.agrees for figure in figures.values()), [*map(str, figures.values())]
+    assert {"drop", "n", "groups", "upper bound", "claim holds"} <= figures.keys()
+
+    claim = contents.claim.model_copy(update={"upper": contents.claim.upper / 2})
+    write(tmp_path / "bundle", altered(contents, claim=claim))
+    assert [it.name for it in recompute(tmp_path / "bundle") if it.agrees is False] == [
+        "upper bound"
+    ]
+
+    scores = {name: it for name, it in contents.scores.items() if name != "prove/draws"}
+    write(tmp_path / "bundle", altered(contents, scores=scores))
+    figure = next(it for it in recompute(tmp_path / "bundle") if it.name == "claim")
+    assert figure.agrees is None
+    assert "prove/draws" in figure.reason
+
+
 def test_a_faster_ratio_than_was_timed_disagrees(make, tmp_path):
     contents = make()
     speedup = contents.evidence.speedups[0]

@@ -88,7 +88,57 @@ def test_a_part_of_the_proof_set_confirms_nothing(make, tmp_path, data):
     found = verify(tmp_path / "bundle", data=part)
     assert found.verdict == "unproven"
     claim = next(check for check in found.checks if check.name == "claim")
-    assert claim.detail == "the data hold 350 of the 450 examples of the proof set"
+    assert claim.detail == (
+        "the data hold 350 of the 450 examples of the proof set; missing are those that stood in "
+        "rows 400–499 of data.npz; the claim is about all of them, and is tested on all or not at "
+        "all"
+    )
+
+
+def test_scattered_gaps_in_the_proof_set_are_named_as_far_as_they_fit(make, tmp_path, data):
+    write(tmp_path / "bundle", make(proven=True))
+    with np.load(data) as arrays:
+        gaps = [60, 80, 81, 82, 99, 120, 300, 301]
+        part = {name: np.delete(arrays[name], gaps, axis=0) for name in arrays.files}
+    claim = next(it for it in verify(tmp_path / "bundle", data=part).checks if it.name == "claim")
+    assert "hold 442 of the 450" in claim.detail
+    assert "rows 60, 80–82, 99, 120, … (8 in all) of data.npz" in claim.detail
+
+
+def test_other_data_are_told_apart_from_a_part_of_the_right_ones(make, tmp_path):
+    write(tmp_path / "bundle", make(proven=True))
+    other = {
+        "x.1": np.random.default_rng(9).normal(size=(40, 4)).astype(np.float32),
+        "target": np.zeros(40, np.int64),
+    }
+    found = verify(tmp_path / "bundle", data=other)
+    claim = next(it for it in found.checks if it.name == "claim")
+    assert found.verdict == "unproven"
+    assert claim.detail.startswith(
+        "none of the 450 examples of the proof set are among the 40 given (data.npz was searched)"
+    )
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_set_level_claim_is_tested_again(
+    make_set_level, tmp_path, weights, data, original, honest
+):
+    from .conftest import build
+
+    contents = make_set_level()
+    if not honest:  # the digests will fit: only the outputs tell
+        worse = weights.copy()
+        worse[:, 0] *= 3
+        contents = altered(contents, artifact=build(worse, "onnxruntime", tmp_path / "worse"))
+    write(tmp_path / "bundle", contents)
+    alone = verify(tmp_path / "bundle", data=data, trust=True)
+    assert alone.verdict == "unproven"
+    assert "pass --original" in next(it.detail for it in alone.checks if it.name == "claim")
+    found = verify(tmp_path / "bundle", data=data, original=original, trust=True)
+    claim = next(it for it in found.checks if it.name == "claim")
+    assert found.verdict == ("confirmed" if honest else "refuted"), claim
+    if honest:
+        assert f"at most {contents.claim.upper:.4g}" in claim.detail
 
 
 def test_a_worse_model_is_refuted(make, tmp_path, weights, data):

@@ -23,14 +23,14 @@ def inputs() -> dict[str, np.ndarray]:
 def fake():
     """A spec whose options tell the fake session in ``fakes`` how to behave."""
 
-    def fake(threads: int = 1, **options: object) -> SessionSpec:
+    def fake(threads: int = 1, streams: int = 1, **options: object) -> SessionSpec:
         x = TensorSpec(name="x", dtype="float32", shape=("n", 3))
         return SessionSpec(
             engine="fake",
             artifact="nowhere",
             signature=Signature(inputs=(x,), outputs=(x,)),
             options=options,
-            placement=Placement(threads=threads),
+            placement=Placement(threads=threads, streams=streams),
         )
 
     return fake

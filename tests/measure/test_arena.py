@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from strop.errors import StropError
-from strop.measure import Arena, screen
+from strop.measure import Arena, Conditions, screen
 from strop.workers import ChildDied, ChildFailed, ChildOutOfMemory, ChildTimeout
 
-QUICK = {"loader": "fakes:load", "seconds": 0.002, "warmup_seconds": 0.02}
+FAKE = Conditions(loader="fakes:load")
+QUICK = {"conditions": FAKE, "seconds": 0.002, "warmup_seconds": 0.02}
+
+
+def under(**changes: object) -> dict[str, object]:
+    return QUICK | {"conditions": replace(FAKE, **changes)}
 
 
 def test_rounds_time_only_the_living(fake, inputs) -> None:
@@ -54,7 +60,7 @@ def test_the_order_within_rounds_is_random_and_repeats_with_the_seed(fake, input
 
 
 def test_a_session_that_fails_leaves_and_the_others_go_on(fake, inputs) -> None:
-    with Arena(inputs, patience=20.0, **QUICK) as arena:
+    with Arena(inputs, **under(patience=20.0)) as arena:
         assert isinstance(arena.add("broken", fake(fail_to_load=True)), ChildFailed)
         arena.add("sound", fake())
         arena.add("dying", fake(die_at=40, sleep=0.001))
@@ -76,7 +82,7 @@ def test_a_session_that_fails_leaves_and_the_others_go_on(fake, inputs) -> None:
 def test_screening_gives_a_row_to_every_session(fake, inputs) -> None:
     lines: list[str] = []
     specs = {"first": fake(), "slow": fake(sleep=0.05), "hangs": fake(hang_at=1), "last": fake()}
-    timings = screen(specs, inputs, rounds=3, patience=2.5, emit=lines.append, **QUICK)
+    timings = screen(specs, inputs, rounds=3, emit=lines.append, **under(patience=2.5))
     assert list(timings) == list(specs)
     assert [len(timing.rounds) for timing in timings.values()] == [3, 3, 0, 3]
     assert isinstance(timings["hangs"].error, ChildTimeout)
@@ -99,7 +105,7 @@ def test_one_session_alone_is_screened_too(fake, inputs) -> None:
 def test_a_deadline_ends_a_screening_without_blame(fake, inputs) -> None:
     deadline = time.monotonic() + 2.5
     specs = {"first": fake(), "hangs": fake(hang_at=1), "unreached": fake()}
-    timings = screen(specs, inputs, rounds=100_000, deadline=deadline, **QUICK)
+    timings = screen(specs, inputs, rounds=100_000, **under(deadline=deadline))
     assert time.monotonic() < deadline + 10.0
     assert all(timing.error is None for timing in timings.values())
     assert len(timings["unreached"].rounds) == 0
@@ -107,5 +113,5 @@ def test_a_deadline_ends_a_screening_without_blame(fake, inputs) -> None:
 
 def test_a_session_that_outgrows_its_memory_is_lost(fake, inputs) -> None:
     greedy = fake(allocate=400_000_000)
-    with Arena(inputs, memory_limit=250_000_000, **QUICK) as arena:
+    with Arena(inputs, **under(memory_limit=250_000_000)) as arena:
         assert isinstance(arena.add("greedy", greedy), ChildOutOfMemory)

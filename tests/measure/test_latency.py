@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from strop.errors import StropError
-from strop.measure import PairTiming, curve, speedup, summarise
+from strop.measure import Conditions, PairTiming, curve, speedup, summarise
 from strop.workers import ChildFailed
 
-QUICK = {"loader": "fakes:load", "seconds": 0.01, "warmup_seconds": 0.02}
+FAKE = Conditions(loader="fakes:load")
+QUICK = {"conditions": FAKE, "seconds": 0.01, "warmup_seconds": 0.02}
+
+
+def under(**changes: object) -> dict[str, object]:
+    return QUICK | {"conditions": replace(FAKE, **changes)}
 
 
 def _timing(log_ratios: list[float]) -> PairTiming:
@@ -87,5 +93,5 @@ def test_a_curve_ends_where_the_session_refuses(fake) -> None:
 
 def test_a_curve_keeps_what_it_has_at_the_deadline(fake) -> None:
     batches = {size: {"x": np.zeros((size, 3), np.float32)} for size in range(1, 1000)}
-    points = curve(fake(), batches, deadline=time.monotonic() + 1.5, **QUICK)
+    points = curve(fake(), batches, **under(deadline=time.monotonic() + 1.5))
     assert 1 <= len(points) < 999

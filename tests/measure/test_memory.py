@@ -1,31 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from strop.measure import file_bytes, footprint, peak, weights_bytes, workload
+from strop.measure import Conditions, file_bytes, footprint, peak, weights_bytes, workload
 from strop.workers import ChildFailed, ChildOutOfMemory
 
-LOADER = "fakes:load"
+FAKE = Conditions(loader="fakes:load")
 
 
 def test_an_allocation_is_seen(fake, inputs) -> None:
-    nothing = peak(fake(sleep=0.0), inputs, loader=LOADER)
+    nothing = peak(fake(sleep=0.0), inputs, conditions=FAKE)
     size = 200_000_000
-    grown = peak(fake(sleep=0.0, allocate=size), inputs, loader=LOADER)
+    grown = peak(fake(sleep=0.0, allocate=size), inputs, conditions=FAKE)
     assert nothing < 20_000_000
     assert size - 10_000_000 < grown - nothing < size + 10_000_000
 
 
 def test_failures_are_told(fake, inputs) -> None:
     with pytest.raises(ChildFailed, match="broken"):
-        peak(fake(fail_to_load=True), inputs, loader=LOADER)
+        peak(fake(fail_to_load=True), inputs, conditions=FAKE)
     greedy = fake(allocate=400_000_000, sleep=0.2)
     with pytest.raises(ChildOutOfMemory):
-        peak(greedy, inputs, memory_limit=250_000_000, loader=LOADER)
+        peak(greedy, inputs, conditions=replace(FAKE, memory_limit=250_000_000))
 
 
 def test_weights_are_counted_by_shape_and_type(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from strop.measure import NoiseFloor, PairTiming, noise_floor
+from strop.measure import Conditions, NoiseFloor, PairTiming, noise_floor
 from strop.records import Interval
 
 NONE = PairTiming(np.array([]), (), (), (), 1, shortened=True, settled=True)
@@ -12,7 +12,12 @@ NONE = PairTiming(np.array([]), (), (), (), 1, shortened=True, settled=True)
 
 def test_a_session_against_itself_gives_an_interval(fake, inputs) -> None:
     floor = noise_floor(
-        fake(), inputs, launches=3, quads=1, seconds_per_block=0.005, loader="fakes:load"
+        fake(),
+        inputs,
+        launches=3,
+        quads=1,
+        seconds_per_block=0.005,
+        conditions=Conditions(loader="fakes:load"),
     )
     assert floor.timing.launches == 3
     assert 0 < floor.ratio.low < floor.ratio.high < math.inf

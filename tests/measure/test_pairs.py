@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from strop.measure import TimingFailed, pair, speedup
+from strop.measure import Conditions, TimingFailed, pair, speedup
 from strop.workers import ChildDied, ChildTimeout
 
-LOADER = "fakes:load"
-QUICK = {"loader": LOADER, "seconds_per_block": 0.005, "warmup_seconds": 0.05}
+FAKE = Conditions(loader="fakes:load")
+QUICK = {"conditions": FAKE, "seconds_per_block": 0.005, "warmup_seconds": 0.05}
+
+
+def under(**changes: object) -> dict[str, object]:
+    return QUICK | {"conditions": replace(FAKE, **changes)}
 
 
 def test_each_launch_gives_quads_calls_and_their_log_ratio(fake, inputs) -> None:
@@ -62,14 +67,14 @@ def test_either_side_may_fail_and_is_named(fake, inputs) -> None:
 def test_a_hang_ends_in_a_timeout(fake, inputs) -> None:
     start = time.monotonic()
     with pytest.raises(TimingFailed) as failed:
-        pair(fake(), fake(hang_at=2), inputs, launches=1, patience=2.5, **QUICK)
+        pair(fake(), fake(hang_at=2), inputs, launches=1, **under(patience=2.5))
     assert failed.value.side == "b" and isinstance(failed.value.error, ChildTimeout)
     assert time.monotonic() - start < 60
 
 
 def test_the_deadline_makes_fewer_launches(fake, inputs) -> None:
     deadline = time.monotonic() + 2.5
-    timing = pair(fake(), fake(), inputs, launches=1000, quads=1, deadline=deadline, **QUICK)
+    timing = pair(fake(), fake(), inputs, launches=1000, quads=1, **under(deadline=deadline))
     assert time.monotonic() < deadline + 10.0
     assert timing.shortened and timing.launches < 1000
     assert len(timing.a_seconds) == len(timing.quads) == timing.launches
@@ -77,9 +82,9 @@ def test_the_deadline_makes_fewer_launches(fake, inputs) -> None:
 
 def test_a_session_that_the_deadline_cuts_off_is_not_to_blame(fake, inputs) -> None:
     deadline = time.monotonic() + 2.0
-    timing = pair(fake(), fake(hang_at=1), inputs, deadline=deadline, **QUICK)
+    timing = pair(fake(), fake(hang_at=1), inputs, **under(deadline=deadline))
     assert timing.shortened and timing.launches == 0
-    past = pair(fake(), fake(), inputs, deadline=time.monotonic() - 1.0, **QUICK)
+    past = pair(fake(), fake(), inputs, **under(deadline=time.monotonic() - 1.0))
     assert past.shortened and past.launches == 0
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from strop.measure import throughput
+from strop.measure import Arena, Conditions, pair, speedup, summarise, throughput
 from strop.workers import ChildDied, ChildFailed
 
-QUICK = {"loader": "fakes:load", "seconds": 0.1, "warmup_seconds": 0.02}
+FAKE = Conditions(loader="fakes:load")
+QUICK = {"conditions": FAKE, "seconds": 0.1, "warmup_seconds": 0.02}
 
 
 def test_examples_are_counted_over_all_streams(fake, inputs) -> None:
@@ -33,3 +34,47 @@ def test_a_failure_in_one_stream_ends_the_round(fake, inputs) -> None:
         throughput(fake(fail_at=60), inputs, streams=3, rounds=50, **QUICK)
     with pytest.raises(ChildDied, match="SIGABRT"):
         throughput(fake(die_at=60), inputs, streams=3, rounds=50, **QUICK)
+
+
+ATONCE = Conditions(loader="fakes:load", concurrent=True)
+
+
+def test_a_pair_compares_rates_where_calls_run_at_once(fake, inputs) -> None:
+    """One stream against four: each call takes as long, and four end in its time."""
+    timing = pair(
+        fake(sleep=0.01),
+        fake(streams=4, sleep=0.01),
+        inputs,
+        launches=3,
+        quads=2,
+        seconds_per_block=0.03,
+        warmup_seconds=0.02,
+        conditions=ATONCE,
+    )
+    assert timing.concurrent
+    found = speedup(timing, "one stream").ratio
+    assert 2.5 < found.estimate < 5
+    slow, fast = timing.rates
+    assert slow < 4 / 0.01  # four examples a call of 10 ms
+    assert fast / slow == pytest.approx(found.estimate, rel=0.3)
+    for seconds in timing.b_seconds:  # the latency of a call is its own, not its share of the rate
+        assert seconds.min() >= 0.01
+    latency = summarise(timing.b_seconds, batch=4, threads=1, streams=4, rate=fast)
+    assert (latency.streams, latency.throughput) == (4, fast)
+    assert latency.p50.estimate >= 0.01
+
+
+def test_an_arena_orders_by_rate_where_calls_run_at_once(fake, inputs) -> None:
+    with Arena(inputs, seconds=0.02, warmup_seconds=0.02, conditions=ATONCE) as arena:
+        arena.add("one", fake(sleep=0.01))
+        arena.add("three", fake(streams=3, sleep=0.01))
+        for _ in range(3):
+            arena.round()
+        assert 2.0 < arena.timings()["three"].ratio < 4.0
+
+
+def test_one_call_at_a_time_knows_nothing_of_streams(fake, inputs) -> None:
+    quick = {"seconds_per_block": 0.01, "warmup_seconds": 0.02, "conditions": FAKE}
+    timing = pair(fake(sleep=0.005), fake(streams=4, sleep=0.005), inputs, launches=2, **quick)
+    assert not timing.concurrent
+    assert speedup(timing, "one stream").ratio.estimate < 1.8

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from strop.measure import Subject, batch_size, granted_cpus
+from strop.measure import Conditions, Subject, batch_size, granted_cpus
 from strop.workers import ChildDied, ChildFailed, ChildTimeout
 
-LOADER = "fakes:load"
+FAKE = Conditions(loader="fakes:load")
 
 
 def _size_after(path, seconds: float) -> int:
@@ -19,7 +20,7 @@ def _size_after(path, seconds: float) -> int:
 
 def test_it_makes_no_progress_while_nobody_times_it(fake, inputs, tmp_path) -> None:
     path = tmp_path / "ticks"
-    with Subject("one", fake(spans=str(path)), inputs, loader=LOADER) as subject:
+    with Subject("one", fake(spans=str(path)), inputs, conditions=FAKE) as subject:
         subject.load()
         before = path.stat().st_size
         assert _size_after(path, 0.2) == before
@@ -30,7 +31,7 @@ def test_it_makes_no_progress_while_nobody_times_it(fake, inputs, tmp_path) -> N
 
 
 def test_a_block_lasts_as_long_and_as_many_calls_as_asked(fake, inputs) -> None:
-    with Subject("one", fake(sleep=0.001), inputs, loader=LOADER) as subject:
+    with Subject("one", fake(sleep=0.001), inputs, conditions=FAKE) as subject:
         subject.load()
         times = subject.block(0.05)
         assert times.dtype == np.float64 and times.ndim == 1
@@ -39,7 +40,7 @@ def test_a_block_lasts_as_long_and_as_many_calls_as_asked(fake, inputs) -> None:
 
 
 def test_warming_up_is_bounded_and_says_whether_it_settled(fake, inputs) -> None:
-    with Subject("one", fake(sleep=0.001), inputs, loader=LOADER) as subject:
+    with Subject("one", fake(sleep=0.001), inputs, conditions=FAKE) as subject:
         subject.load()
         warmth = subject.warm(30.0)
         assert warmth.settled and warmth.calls >= 15 and warmth.seconds >= 0.001
@@ -51,11 +52,11 @@ def test_it_is_pinned_and_told_its_threads(fake, inputs, tmp_path) -> None:
     path = tmp_path / "environment"
     cpu = granted_cpus()[-1]
     spec = fake(threads=3, environment=str(path))
-    with Subject("one", spec, inputs, cpus=[cpu], loader=LOADER) as subject:
+    with Subject("one", spec, inputs, conditions=replace(FAKE, cpus=[cpu])) as subject:
         subject.load()
         assert path.read_text() == f"3 {cpu}"
         assert os.sched_getaffinity(subject.pid) == {cpu}
-    with Subject("one", spec, inputs, loader=LOADER) as subject:
+    with Subject("one", spec, inputs, conditions=FAKE) as subject:
         assert os.sched_getaffinity(subject.pid) == set(granted_cpus())
 
 
@@ -63,13 +64,13 @@ def test_a_payload_arrives_as_it_was(fake, inputs, tmp_path) -> None:
     path = tmp_path / "payload"
     payload = bytes(range(256))
     spec = fake(payload=str(path))
-    with Subject("one", spec, inputs, payload=payload, loader=LOADER) as subject:
+    with Subject("one", spec, inputs, payload=payload, conditions=FAKE) as subject:
         subject.load()
     assert path.read_bytes() == payload
 
 
 def test_a_failure_leaves_it_alive_and_still(fake, inputs) -> None:
-    with Subject("one", fake(fail_at=1), inputs, loader=LOADER) as subject:
+    with Subject("one", fake(fail_at=1), inputs, conditions=FAKE) as subject:
         subject.load()
         with pytest.raises(ChildFailed, match="the call failed"):
             subject.block(0.0)
@@ -78,12 +79,12 @@ def test_a_failure_leaves_it_alive_and_still(fake, inputs) -> None:
 
 
 def test_a_crash_and_a_hang_end_it(fake, inputs) -> None:
-    with Subject("one", fake(die_at=1), inputs, loader=LOADER) as subject:
+    with Subject("one", fake(die_at=1), inputs, conditions=FAKE) as subject:
         subject.load()
         with pytest.raises(ChildDied, match="SIGABRT"):
             subject.block(0.0)
         assert not subject.alive
-    with Subject("two", fake(hang_at=1), inputs, loader=LOADER, patience=2.5) as subject:
+    with Subject("two", fake(hang_at=1), inputs, conditions=replace(FAKE, patience=2.5)) as subject:
         subject.load()
         with pytest.raises(ChildTimeout):
             subject.warm(0.0)
@@ -92,7 +93,9 @@ def test_a_crash_and_a_hang_end_it(fake, inputs) -> None:
 
 def test_the_deadline_ends_a_call_that_patience_would_wait_for(fake, inputs) -> None:
     soon = time.monotonic() + 2.0
-    with Subject("one", fake(hang_at=1), inputs, loader=LOADER, deadline=soon) as subject:
+    with Subject(
+        "one", fake(hang_at=1), inputs, conditions=replace(FAKE, deadline=soon)
+    ) as subject:
         subject.load()
         with pytest.raises(ChildTimeout):
             subject.block(0.0)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from strop.proof import BootstrapRefused, bca_upper
+from strop.proof import BootstrapRefused, bca_upper, resample
 
 
 def test_matches_scipys_bca():
@@ -83,3 +85,40 @@ def test_arguments_are_checked():
         bca_upper(lambda i: 0.0, 1000, 0.05, 100, changed=50, tolerance=0.01)
     with pytest.raises(ValueError, match="positive drop"):
         bca_upper(lambda i: 0.0, 1000, 0.05, changed=50, tolerance=0.0)
+
+
+def test_resamples_give_the_bound_again():
+    d = np.random.default_rng(5).normal(0, 0.1, 500)
+    kwargs = {"changed": 500, "tolerance": 0.01}
+    drawn = resample(lambda i: d[i].mean(), 500, 0.05, **kwargs)
+    assert drawn.upper(0.05) == bca_upper(lambda i: d[i].mean(), 500, 0.05, **kwargs)
+    assert drawn.upper(0.01) > drawn.upper(0.05) > drawn.estimate == d.mean()
+
+
+def test_what_cannot_be_done_in_time_is_refused_at_once():
+    calls = []
+
+    def slow(index):
+        calls.append(index)
+        time.sleep(0.01)
+        return 0.0
+
+    start = time.monotonic()
+    with pytest.raises(BootstrapRefused, match=r"evaluations of the metric take about 2\d"):
+        resample(slow, 500, 0.05, changed=500, tolerance=0.05, seconds=1.0)
+    assert time.monotonic() - start < 0.5
+    assert len(calls) == 5
+
+
+def test_a_metric_that_slows_down_ends_when_its_time_is_up():
+    calls = []
+
+    def slowing(index):
+        calls.append(index)
+        time.sleep(0.0 if len(calls) < 20 else 0.1)
+        return float(index[0])
+
+    start = time.monotonic()
+    with pytest.raises(BootstrapRefused, match=r"budget leaves 0\.3 s"):
+        resample(slowing, 500, 0.05, changed=500, tolerance=0.05, seconds=0.3)
+    assert time.monotonic() - start < 1.0

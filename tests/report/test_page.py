@@ -51,7 +51,7 @@ def test_improved_page_says_what_was_won_and_on_what_grounds(improved_folder: Pa
     assert "2.87× (95% interval 2.81 to 2.93) the speed of the original" in page.text
     assert "at most 0.54 points" in page.text
     assert "run 1, at an error of 2.5% out of 5%" in page.text
-    assert "The network went from 124 operators to 71." in page.text
+    assert "The graph clean-up took the network from 124 operators to 71." in page.text
     assert "12 examples appear twice" in page.text
     assert "strop verify bundle" in page.text
     assert "openvino 2026.2.0" in page.text
@@ -74,6 +74,45 @@ def test_sections_come_in_the_order_of_a_reader(improved_folder: Path) -> None:
         "verify",
         "versions",
     ]
+
+
+def test_the_clean_up_is_told_where_only_a_trial_went_through_it(tmp_path: Path) -> None:
+    result = made.improved()
+    plain = result.delivered.evidence.model_copy(
+        update={"operators_before": None, "operators_after": None}
+    )
+    delivered = result.delivered.model_copy(update={"evidence": plain})
+    counted = result.trials[1].evidence.model_copy(
+        update={"operators_before": 30, "operators_after": 20}
+    )
+    trials = list(result.trials)
+    trials[1] = trials[1].model_copy(update={"evidence": counted})
+    changed = result.model_copy(update={"delivered": delivered, "trials": tuple(trials)})
+    (tmp_path / "result.json").write_text(changed.to_json())
+    _, page = read(tmp_path)
+    assert "from 30 operators to 20. What was delivered does without it." in page.text
+
+
+def test_a_throughput_goal_is_told_in_examples_a_second(tmp_path: Path) -> None:
+    result = made.improved()
+    evidences = []
+    for candidate, streams, rate in ((result.original, 1, 150.6), (result.delivered, 4, 1711.0)):
+        (latency,) = candidate.evidence.latency
+        latency = latency.model_copy(update={"streams": streams, "throughput": rate})
+        evidence = candidate.evidence.model_copy(update={"latency": (latency,)})
+        evidences.append(candidate.model_copy(update={"evidence": evidence}))
+    changed = result.model_copy(
+        update={
+            "target": result.target.model_copy(update={"goal": "throughput"}),
+            "original": evidences[0],
+            "delivered": evidences[1],
+        }
+    )
+    (tmp_path / "result.json").write_text(changed.to_json())
+    _, page = read(tmp_path)
+    assert "It serves 1,711 examples a second instead of 151:" in page.text
+    assert "counted while calls ran at once" in page.text
+    assert "1, 4 at once" in page.text
 
 
 def test_fourfold_table_counts_the_scores(improved_folder: Path) -> None:
@@ -180,7 +219,7 @@ def test_a_failed_write_leaves_the_old_report(
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         report.write(improved_folder)
     assert path.read_bytes() == before
     assert set(improved_folder.iterdir()) == names

@@ -50,6 +50,11 @@ class Bundle:
         """Whether :meth:`run` may be called from several threads at once."""
         return self._session.thread_safe
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls gain from running at once."""
+        return self._session.concurrency
+
     def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs for one batch.
 

@@ -16,7 +16,9 @@ from strop.bundle.sample import read_arrays
 from strop.errors import BundleError
 from strop.proof import (
     RELATIVE_ERROR,
+    BootstrapRefused,
     QualityTest,
+    Resamples,
     launch_log_ratio,
     ledger_alpha,
     prove,
@@ -109,7 +111,7 @@ def retest(manifest: Manifest, claim: Claim, drops: np.ndarray, scores: Arrays) 
     if quality is None or claim.tolerance is None or claim.confidence is None:
         raise BundleError("the manifest does not say what was tested")
     if quality.kind == "set":
-        raise BundleError("a set-level metric has no scores by example")
+        raise BundleError("a set-level metric is tested by its resamples")
     salt = manifest.lineage.get("plan_digest")
     if "betting" in claim.method and salt is None:
         raise BundleError("the digest of the plan, which orders the bets, is not recorded")
@@ -120,12 +122,17 @@ def retest(manifest: Manifest, claim: Claim, drops: np.ndarray, scores: Arrays) 
     return prove(
         drops,
         claim.tolerance,
-        ledger_alpha(1 - claim.confidence, claim.run or 1),
+        level_of(claim),
         kind=quality.kind,
         groups=scores["prove/groups"],
         v_search=before,
         salt=salt or "",
     )
+
+
+def level_of(claim: Claim) -> float:
+    """The share of the error that the claim's run on its proof set had."""
+    return ledger_alpha(1 - (claim.confidence or 0.0), claim.run or 1)
 
 
 def _quality(quality: Quality | None, scores: Arrays) -> Iterator[Figure]:
@@ -135,6 +142,15 @@ def _quality(quality: Quality | None, scores: Arrays) -> Iterator[Figure]:
         worst, changed = scores["prove/errors"].max(), scores["prove/changed"].sum()
         yield Figure("max_relative_error", quality.max_relative_error, float(worst))
         yield Figure("changed", quality.changed, float(changed))
+    if quality.kind == "set":
+        if "prove/errors" in scores:
+            yield Figure("n", quality.n, len(scores["prove/errors"]))
+            yield Figure("groups", quality.groups, len(np.unique(scores["prove/groups"])))
+        if "prove/estimate" in scores:
+            yield Figure("drop", quality.drop.estimate, float(scores["prove/estimate"][0]))
+        yield Figure(
+            "drop of the two scores", quality.drop.estimate, quality.reference - quality.candidate
+        )
     if not len(scores.get("prove/reference", ())):
         return
     before, after = scores["prove/reference"], scores["prove/delivered"]
@@ -159,6 +175,9 @@ def _claim(manifest: Manifest, scores: Arrays) -> Iterator[Figure]:
         same = scores["prove/errors"].max() <= RELATIVE_ERROR and not scores["prove/changed"].any()
         yield Figure("claim holds", 1, float(same))
         return
+    if manifest.evidence.prove_quality and manifest.evidence.prove_quality.kind == "set":
+        yield from _resampled(claim, scores)
+        return
     if not len(scores.get("prove/reference", ())):
         yield Figure("claim", None, None, "the scores by example are not in the bundle")
         return
@@ -172,6 +191,22 @@ def _claim(manifest: Manifest, scores: Arrays) -> Iterator[Figure]:
     yield Figure("claim holds", 1, float(test.proven))
     yield Figure("upper bound", claim.upper, test.upper)
     yield Figure("p", claim.p, test.p)
+
+
+def _resampled(claim: Claim, scores: Arrays) -> Iterator[Figure]:
+    """The bound of a set-level metric from its resamples; its value needs the examples."""
+    names = ("prove/estimate", "prove/draws", "prove/left_out")
+    if missing := [name for name in names if name not in scores]:
+        yield Figure("claim", None, None, f"the bundle does not hold {', '.join(missing)}")
+        return
+    estimate, draws, left_out = (scores[name] for name in names)
+    try:
+        upper = Resamples(float(estimate[0]), draws, left_out).upper(level_of(claim))
+    except BootstrapRefused as refusal:
+        yield Figure("claim", None, None, str(refusal))
+        return
+    yield Figure("claim holds", 1, float(claim.tolerance is not None and upper < claim.tolerance))
+    yield Figure("upper bound", claim.upper, upper)
 
 
 def _speed(evidence: Evidence, timings: Mapping[str, Any]) -> Iterator[Figure]:

@@ -61,6 +61,8 @@ def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> st
     properties = {"INFERENCE_PRECISION_HINT": options.get("precision", "f32")}
     if not options.get("dynamic_quantization", False):
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
+    if recipe.deploy.streams > 1:
+        properties["NUM_STREAMS"] = str(recipe.deploy.streams)
     batch = fixed_batch(signature)
     head = _HEAD.format(package=PACKAGES[form], imports=_IMPORTS[form])
     body = _BODIES[form].format(

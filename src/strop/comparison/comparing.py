@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,22 @@ import numpy as np
 from strop import data as datasets
 from strop import metrics
 from strop.comparison.difference import Scored, describe_difference
-from strop.comparison.opening import Opened, open_side
+from strop.comparison.opening import Opened, open_side, recorded_preprocess
 from strop.comparison.record import Comparison
 from strop.data import Dataset
 from strop.errors import InputError
-from strop.measure import describe, pair, speedup, summarise
+from strop.measure import Conditions, describe, pair, speedup, summarise
 from strop.metrics import Metric
 from strop.records import Latency, Signature, Target
-from strop.search import Request
+from strop.search import Request, parse_seconds
 from strop.search.request import text_of
-from strop.search.workspace import rethrown
+from strop.search.workspace import Clock, rethrown
 from strop.workers import Pool
 
 _FIRST = 8
+_PACE_ROWS = 64
+_TIMING_SHARE = 0.5
+_READY = "none"
 _MEMORY_SHARE = 0.8
 
 
@@ -38,6 +43,7 @@ def compare(
     threads: int | None = None,
     launches: int = 5,
     confidence: float = 0.95,
+    budget: str | float | None = None,
     reader: str | None = None,
     preprocess: str | None = None,
     renames: Mapping[str, str] | None = None,
@@ -64,7 +70,13 @@ def compare(
         Pairs of fresh processes to time; 0 leaves timing out.
     confidence
         Of the intervals and the bound.
-    reader, preprocess, renames
+    budget
+        Wall seconds, or a text such as ``"2m"``: fewer examples are scored, and fewer launches
+        timed, where all would take longer. None takes the time that all of it takes.
+    preprocess
+        As :func:`strop.data.read` takes it. Where a bundle records one, None means that one, and
+        ``"none"`` leaves it out for data that are ready.
+    reader, renames
         As :func:`strop.data.read` takes them.
     say
         Takes short lines about what goes on.
@@ -81,6 +93,7 @@ def compare(
     (-0.002, 2.31)
     """
     _check(batch, threads, launches, confidence)
+    clock = None if budget is None else Clock(parse_seconds(budget), reserve=_TIMING_SHARE)
     machine = describe()
     target = Target(machine=machine, batch=batch, threads=threads)
     request = Request(
@@ -90,10 +103,11 @@ def compare(
         output="",
         metric=metric,
         reader=reader,
-        preprocess=preprocess,
+        preprocess=None if preprocess == _READY else preprocess,
         renames=renames,
         trust=trust,
     )
+    notes: list[str] = []
     limits: dict[str, Any] = {
         "memory_limit": int(machine.memory_bytes * _MEMORY_SHARE),
         "cpus": machine.cpus,
@@ -101,6 +115,11 @@ def compare(
     }
     with tempfile.TemporaryDirectory(prefix="strop-compare-") as scratch:
         folder = Path(scratch)
+        if preprocess is None:
+            recorded, whose = recorded_preprocess((a, b), folder, trust=trust)
+            if recorded is not None:
+                request = replace(request, preprocess=recorded)
+                notes.append(f"the examples went through the preprocessing that {whose} records")
         with Pool(**limits) as pool:
             say("reading the models")
             first = open_side(request, a, target, pool, folder / "a")
@@ -108,8 +127,16 @@ def compare(
             _check_alike(first, second)
             say("reading the examples")
             dataset = _read(request, first.spec.signature, folder)
-            notes = datasets.check(dataset, first.spec.signature)
+            notes += datasets.check(dataset, first.spec.signature)
             chosen, names = _resolve(request, dataset, first, second, pool)
+            if clock is not None:
+                whole = dataset
+                left = clock.race_left if launches else clock.left
+                dataset = _affordable(dataset, left, first, second, pool)
+                if len(dataset) < len(whole):
+                    notes.append(
+                        f"the budget has time for {len(dataset):,} of {len(whole):,} examples"
+                    )
             say(f"scoring {len(dataset):,} examples")
             scored = _score(dataset, chosen, first, second, pool, folder / "reference")
         size = timed_batch(first.spec.signature, second.spec.signature, batch)
@@ -123,12 +150,20 @@ def compare(
                 launches=launches,
                 payloads=(first.pickled, second.pickled),
                 emit=say,
+                conditions=Conditions(
+                    deadline=None if clock is None else time.monotonic() + max(clock.left, 0.0)
+                ),
             )
-            ratio = speedup(timing, "a", confidence=confidence)
-            latencies = (
-                summarise(timing.a_seconds, batch=size, threads=first.spec.placement.threads),
-                summarise(timing.b_seconds, batch=size, threads=second.spec.placement.threads),
-            )
+            if timing.shortened:
+                notes.append(
+                    f"the budget had time for {timing.launches} of {launches} paired launches"
+                )
+            if timing.launches:
+                ratio = speedup(timing, "a", confidence=confidence)
+                latencies = (
+                    summarise(timing.a_seconds, batch=size, threads=first.spec.placement.threads),
+                    summarise(timing.b_seconds, batch=size, threads=second.spec.placement.threads),
+                )
         if extra := [name for name in second.spec.signature.output_names if name not in names]:
             notes.append(f"outputs that only B has are not compared: {', '.join(extra)}")
         groups = np.asarray(dataset.groups)
@@ -157,6 +192,28 @@ def compare(
             notes=tuple(notes),
             machine=machine,
         )
+
+
+def _affordable(
+    dataset: Dataset, left: float, first: Opened, second: Opened, pool: Pool
+) -> Dataset:
+    """As many examples as can be scored in `left` seconds, by the pace of both over a few.
+
+    Which ones is decided by the order of their groups' digests, before any is scored.
+    """
+    few = np.arange(min(_PACE_ROWS, len(dataset)))
+    seconds = 0.0
+    for side in (first, second):
+        with rethrown():
+            seconds += pool.child("evaluate").call(
+                "strop.search.jobs:pace",
+                spec=side.spec.to_dict(),
+                payload=side.payload,
+                dataset=dataset.describe(),
+                rows=few,
+                batch=side.batch,
+            )
+    return datasets.first_groups(dataset, max(_FIRST, int(left * len(few) / max(seconds, 1e-9))))
 
 
 def _read(request: Request, signature: Signature, folder: Path) -> Dataset:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from strop.bundle.layout import MANIFEST, MODEL, read_manifest, verify_files
+from strop.bundle.code import unpack_code
+from strop.bundle.layout import MANIFEST, MODEL, locate, read_manifest, sha256, verify_files
 from strop.bundle.loader import session_spec
 from strop.comparison.record import Side
-from strop.errors import BundleError
+from strop.errors import BundleError, InputError
 from strop.records import SessionSpec, Target
 from strop.search import Request, intake
 from strop.search.builder import batch_invariant
@@ -72,7 +74,7 @@ def open_side(request: Request, given: Any, target: Target, pool: Pool, folder: 
         When the bundle is damaged.
     """
     folder.mkdir()
-    if isinstance(given, str | Path) and (Path(given) / MANIFEST).is_file():
+    if _is_bundle(given):
         return _open_bundle(Path(given).resolve(), target, request.trust)
     model, payload = intake.import_model(replace(request, model=given), pool, folder)
     spec = intake.original_spec(model, target)
@@ -85,6 +87,54 @@ def open_side(request: Request, given: Any, target: Target, pool: Pool, folder: 
         payload=payload if spec.engine == "torch" else None,
         batch=target.batch if model.meta.get("quantised") else _SCORING_BATCH,
     )
+
+
+def recorded_preprocess(
+    given: Sequence[Any], folder: Path, *, trust: bool
+) -> tuple[str | None, str]:
+    """The preprocessing that the bundles among `given` record, and which of them do.
+
+    Copied below `folder`, as ``file.py:fn``; None where none is recorded.
+
+    Raises
+    ------
+    TrustError
+        When there is one and `trust` is False.
+    InputError
+        When two bundles record different ones: their inputs are not made alike.
+    """
+    found: list[tuple[str, str]] = []
+    for side, one in zip("AB", given, strict=False):
+        if not _is_bundle(one):
+            continue
+        path = Path(one).resolve()
+        manifest = read_manifest(path)
+        if manifest.preprocess is None:
+            continue
+        name = manifest.preprocess.rpartition(":")[0]
+        if sha256(locate(path, name)) != manifest.files.get(name):
+            raise BundleError(
+                f"the bundle '{path}' is damaged: '{name}' has changed since it was written",
+                hint="copy or build it again",
+            )
+        place = folder / f"preprocess-{side.lower()}"
+        place.mkdir()
+        found.append((side, unpack_code(path, manifest.preprocess, place, trust=trust)))
+    codes = {(_code(spec), spec.rpartition(":")[2]) for _, spec in found}
+    if len(codes) > 1:
+        raise InputError(
+            "the two bundles record different preprocessing",
+            hint="pass --preprocess file.py:fn, or --preprocess none for data that are ready",
+        )
+    return (found[0][1] if found else None), " and ".join(side for side, _ in found)
+
+
+def _code(spec: str) -> bytes:
+    return Path(spec.rpartition(":")[0]).read_bytes()
+
+
+def _is_bundle(given: Any) -> bool:
+    return isinstance(given, str | Path) and (Path(given) / MANIFEST).is_file()
 
 
 def _open_bundle(path: Path, target: Target, trust: bool) -> Opened:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from strop import data as datasets
 from strop import engines, techniques
 from strop.errors import InputError, MissingExtra, StropError
 from strop.inspection.record import Cost, Inspection, Layer, Limit, Verdict
@@ -24,6 +25,7 @@ from strop.search.workspace import rethrown
 from strop.workers import Child
 
 _HEAVIEST = 10
+_EXAMPLES = 8
 
 
 def inspect(
@@ -31,6 +33,10 @@ def inspect(
     *,
     shapes: Shapes | None = None,
     examples: Mapping[str, np.ndarray] | None = None,
+    data: Any = None,
+    reader: str | None = None,
+    preprocess: str | None = None,
+    renames: Mapping[str, str] | None = None,
     trust: bool = False,
     measure: bool = True,
     say: Callable[[str], None] = lambda line: None,
@@ -47,8 +53,12 @@ def inspect(
     examples
         Arrays by input name, examples along dimension 0: a module needs them, or `shapes`, to be
         traced, and the sizes of free dimensions but the first are taken from them.
+    data
+        Where to read a few examples instead, as :func:`strop.optimize` takes them.
+    reader, preprocess, renames
+        As :func:`strop.data.read` takes them.
     trust
-        Whether Python code that `model` names may run.
+        Whether Python code that the arguments name may run.
     measure
         Whether to measure this machine's peaks, which takes some seconds.
     say
@@ -57,7 +67,7 @@ def inspect(
     Raises
     ------
     InputError
-        When the model cannot be read, or a shape does not fit it.
+        When the model or the examples cannot be read, or a shape does not fit the model.
 
     Examples
     --------
@@ -67,6 +77,10 @@ def inspect(
     """
     machine = describe()
     notes: list[str] = []
+    if data is not None and examples is None:
+        examples = datasets.peek(
+            data, _EXAMPLES, reader=reader, preprocess=preprocess, trust=trust, renames=renames
+        )
     with tempfile.TemporaryDirectory(prefix="strop-inspect-") as folder:
         with Child(name="inspect") as child, rethrown():
             say("reading the model")

@@ -6,6 +6,7 @@ was started here runs meanwhile: :func:`pair` gives the figures that a claim may
 """
 
 from strop.measure.arena import Arena, ScreenTiming, screen
+from strop.measure.conditions import Conditions
 from strop.measure.latency import curve, speedup, summarise
 from strop.measure.machine import describe, granted_cpus
 from strop.measure.memory import file_bytes, footprint, peak, weights_bytes
@@ -18,6 +19,7 @@ from strop.measure.subject import Subject, batch_size
 __all__ = [
     "Arena",
     "Bound",
+    "Conditions",
     "NoiseFloor",
     "PairTiming",
     "Roofline",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from strop.errors import StropError
+from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.machine import granted_memory
-from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject
+from strop.measure.subject import Inputs, Subject
 from strop.records import SessionSpec
 from strop.workers import ChildError
 
@@ -64,7 +65,7 @@ class Arena:
         None means half of what this process may use.
     seed
         Seed of the order within rounds.
-    cpus, deadline, patience, memory_limit, loader
+    conditions
         As :func:`strop.measure.pair` takes them.
 
     Examples
@@ -87,22 +88,14 @@ class Arena:
         warmup_seconds: float = 3.0,
         memory: int | None = None,
         seed: int = 0,
-        cpus: Sequence[int] | None = None,
-        deadline: float | None = None,
-        patience: float = PATIENCE,
-        memory_limit: int | None = None,
-        loader: str = LOADER,
+        conditions: Conditions = PLAIN,
     ) -> None:
         self._inputs = inputs
         self._seconds = seconds
         self._warmup = warmup_seconds
         self._memory = int(granted_memory() * _MEMORY_SHARE) if memory is None else memory
         self._order = random.Random(seed)
-        self._cpus = cpus
-        self._deadline = deadline
-        self._patience = patience
-        self._limit = memory_limit
-        self._loader = loader
+        self._conditions = conditions
         self._living: dict[str, Subject] = {}
         self._rounds: list[dict[str, float]] = []
         self._errors: dict[str, ChildError | None] = {}
@@ -124,11 +117,7 @@ class Arena:
                 spec,
                 self._inputs,
                 payload=payload,
-                cpus=self._cpus,
-                deadline=self._deadline,
-                patience=self._patience,
-                memory_limit=self._limit,
-                loader=self._loader,
+                conditions=self._conditions,
             )
         except ChildError as error:
             self._errors[name] = error
@@ -147,7 +136,8 @@ class Arena:
         Returns
         -------
         dict
-            Median seconds of a call by name, or the error of those that this round lost.
+            Seconds of a call by name (the median, or the time between calls that end where they
+            run at once), or the error of those that this round lost.
         """
         names = list(self._living)
         self._order.shuffle(names)
@@ -155,7 +145,7 @@ class Arena:
         timed: dict[str, float] = {}
         for name in names:
             try:
-                timed[name] = float(np.median(self._living[name].block(self._seconds)))
+                timed[name] = self._living[name].sample(self._seconds).figure
                 result[name] = timed[name]
             except ChildError as error:
                 if lost := self._lose(name, error):
@@ -222,7 +212,7 @@ class Arena:
 
     def _lose(self, name: str, error: ChildError) -> ChildError | None:
         self._living.pop(name).close()
-        if not _over(self._deadline):
+        if not _over(self._conditions.deadline):
             self._errors[name] = error
         return self._errors[name]
 
@@ -238,18 +228,14 @@ def screen(
     most_alive: int = _MOST_ALIVE,
     memory: int | None = None,
     seed: int = 0,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
     emit: Callable[[str], None] | None = None,
-    patience: float = PATIENCE,
-    memory_limit: int | None = None,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> dict[str, ScreenTiming]:
     """Time several sessions in interleaved rounds; ratios are against the first.
 
     One launch each, so that the figures order candidates and no more. Where the memory, or
     `most_alive` processes, do not hold all of them, they come in batches, each beside a fresh
-    process of the first. As `deadline` nears, fewer sessions are started and fewer rounds made; a
+    process of the first. As the deadline nears, fewer sessions are started and fewer rounds made; a
     session that was never reached has no rounds and no error.
 
     Parameters
@@ -262,13 +248,13 @@ def screen(
         Pickled modules by name, where an engine needs one.
     emit
         Takes a short line for the progress view for every session.
-    inputs, seconds, warmup_seconds, memory, seed, cpus, deadline, patience, memory_limit, loader
+    inputs, seconds, warmup_seconds, memory, seed, conditions
         As :class:`Arena` takes them.
     """
     results = {name: ScreenTiming(np.array([]), float("nan")) for name in specs}
     first, *waiting = specs
     given = payloads or {}
-    number = 0
+    number, deadline = 0, conditions.deadline
     while number == 0 or (waiting and not _over(deadline)):
         # Half of the time left is for starting sessions, the other half for timing them.
         now = time.monotonic()
@@ -279,11 +265,7 @@ def screen(
             warmup_seconds=warmup_seconds,
             memory=memory,
             seed=seed + number,
-            cpus=cpus,
-            deadline=deadline,
-            patience=patience,
-            memory_limit=memory_limit,
-            loader=loader,
+            conditions=conditions,
         ) as arena:
             arena.add(first, specs[first], given.get(first))
             batch = [first]

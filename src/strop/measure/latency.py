@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from strop.errors import StropError
 from strop.measure.arena import Arena, ScreenTiming, screen
+from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.pairs import PairTiming, TimingFailed, pair
-from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject
+from strop.measure.subject import Inputs, Subject
 from strop.proof.speed import quantile_interval, ratio_interval
 from strop.records import BatchLatency, Interval, Latency, SessionSpec, Speedup
 from strop.workers import ChildFailed
@@ -37,7 +39,13 @@ _CURVE_CALLS = 20
 
 
 def summarise(
-    launches: Sequence[np.ndarray], *, batch: int, threads: int, confidence: float = 0.95
+    launches: Sequence[np.ndarray],
+    *,
+    batch: int,
+    threads: int,
+    streams: int = 1,
+    rate: float | None = None,
+    confidence: float = 0.95,
 ) -> Latency:
     """Percentiles of the time of a call, over all launches.
 
@@ -53,7 +61,12 @@ def summarise(
     batch
         Examples a call.
     threads
-        Intra-op threads that the calls used.
+        Intra-op threads that a call used.
+    streams
+        Calls that ran at once.
+    rate
+        Examples a second, where they were counted (`PairTiming.rates`); None for the batch over
+        the median call.
 
     Raises
     ------
@@ -77,7 +90,8 @@ def summarise(
         p50=p50,
         p90=p90,
         p99=p99,
-        throughput=batch / p50.estimate,
+        streams=streams,
+        throughput=batch / p50.estimate if rate is None else rate,
         launches=len(launches),
         calls=len(calls),
     )
@@ -130,11 +144,7 @@ def curve(
     seconds: float = 0.5,
     warmup_seconds: float = 1.0,
     payload: bytes | None = None,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
-    patience: float = PATIENCE,
-    memory_limit: int | None = None,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> tuple[BatchLatency, ...]:
     """Latency at several batch sizes, in one process: what a server's batcher starts from.
 
@@ -147,7 +157,7 @@ def curve(
         One batch of arrays by input name, by batch size, in the order to be timed.
     seconds
         A point's block lasts so long, and 20 calls at least.
-    warmup_seconds, payload, cpus, deadline, patience, memory_limit, loader
+    warmup_seconds, payload, conditions
         As :func:`strop.measure.pair` takes them.
 
     Raises
@@ -163,14 +173,12 @@ def curve(
         spec,
         next(iter(inputs_by_batch.values())),
         payload=payload,
-        cpus=cpus,
-        patience=patience,
-        memory_limit=memory_limit,
-        loader=loader,
+        # The deadline ends the curve between two points; it does not cut one off.
+        conditions=replace(conditions, deadline=None),
     ) as subject:
         subject.load()
         for batch, inputs in inputs_by_batch.items():
-            if points and deadline is not None and time.monotonic() >= deadline:
+            if points and conditions.deadline and time.monotonic() >= conditions.deadline:
                 break
             try:
                 subject.feed(inputs)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject
+from strop.measure.conditions import PLAIN, Conditions
+from strop.measure.subject import Inputs, Subject
 from strop.records import Memory, SessionSpec
 
 _CALLS = 3  # arenas reach their size within the first calls
@@ -19,11 +19,7 @@ def peak(
     inputs: Inputs,
     payload: bytes | None = None,
     *,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
-    patience: float = PATIENCE,
-    memory_limit: int | None = None,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> int:
     """Bytes that loading and running the session adds to a process, at its peak.
 
@@ -34,7 +30,7 @@ def peak(
     Raises
     ------
     ChildError
-        When the session fails, dies, hangs or outgrows `memory_limit`.
+        When the session fails, dies, hangs or outgrows its memory limit.
     """
 
     def fresh() -> Subject:
@@ -43,11 +39,7 @@ def peak(
             spec,
             inputs,
             payload=payload,
-            cpus=cpus,
-            deadline=deadline,
-            patience=patience,
-            memory_limit=memory_limit,
-            loader=loader,
+            conditions=conditions,
         )
 
     with fresh() as bare:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from strop.measure import workload
+from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.latency import speedup
 from strop.measure.machine import granted_cpus
 from strop.measure.pairs import PairTiming, pair
-from strop.measure.subject import LOADER, PATIENCE, Inputs
+from strop.measure.subject import Inputs
 from strop.records import Interval, SessionSpec
 
 _SIZE = 256  # a product of a millisecond or less: as short as what people time
@@ -57,11 +58,8 @@ def noise_floor(
     quads: int = 4,
     seconds_per_block: float = 0.05,
     payload: bytes | None = None,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
     emit: Callable[[str], None] | None = None,
-    patience: float = PATIENCE,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> NoiseFloor:
     """Time a session against itself, exactly as :func:`strop.measure.pair` times two.
 
@@ -80,11 +78,8 @@ def noise_floor(
         quads=quads,
         seconds_per_block=seconds_per_block,
         payloads=(payload, payload),
-        cpus=cpus,
-        deadline=deadline,
         emit=emit,
-        patience=patience,
-        loader=loader,
+        conditions=conditions,
     )
     return NoiseFloor(speedup(timing, "itself").ratio, timing)
 
@@ -107,4 +102,5 @@ def machine_noise(
         spec, inputs = workload.matmul(
             Path(folder), size=_SIZE, threads=threads or len(granted_cpus())
         )
-        return noise_floor(spec, inputs, launches=launches, deadline=deadline, emit=emit)
+        conditions = Conditions(deadline=deadline)
+        return noise_floor(spec, inputs, launches=launches, emit=emit, conditions=conditions)

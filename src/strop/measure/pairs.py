@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from strop.errors import StropError
-from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject, batch_size
+from strop.measure.conditions import PLAIN, Conditions
+from strop.measure.subject import Inputs, Sample, Subject, batch_size
 from strop.proof.speed import launch_log_ratio
 from strop.records import SessionSpec
 from strop.workers import ChildError
@@ -32,7 +33,8 @@ class PairTiming:
     log_ratios
         float64[launches]: the log of a's time over b's, one a launch; positive where b is faster.
     quads
-        Per launch float64[quads, 4]: median seconds of a call in the blocks a, b, b, a.
+        Per launch float64[quads, 4]: seconds of a call in the blocks a, b, b, a: the median, or
+        where `concurrent` the time between calls that end.
     a_seconds, b_seconds
         Per launch float64[calls]: seconds of every timed call.
     batch
@@ -41,6 +43,8 @@ class PairTiming:
         Whether the deadline left fewer launches or quads than were asked for.
     settled
         Whether every warm-up settled before its time was up.
+    concurrent
+        Whether as many calls ran at once as each side has streams.
     """
 
     log_ratios: np.ndarray
@@ -50,6 +54,13 @@ class PairTiming:
     batch: int
     shortened: bool
     settled: bool
+    concurrent: bool = False
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Examples a second of a and b: the batch over the median of all blocks."""
+        a, b = (np.concatenate([quads[:, k] for quads in self.quads]) for k in ([0, 3], [1, 2]))
+        return self.batch / float(np.median(a)), self.batch / float(np.median(b))
 
     @property
     def launches(self) -> int:
@@ -84,12 +95,8 @@ def pair(
     seconds_per_block: float = 0.05,
     warmup_seconds: float = 3.0,
     payloads: tuple[bytes | None, bytes | None] | None = None,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
     emit: Callable[[str], None] | None = None,
-    patience: float = PATIENCE,
-    memory_limit: int | None = None,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> PairTiming:
     """Time `b` against `a` over fresh launches, each of ABBA quads.
 
@@ -115,16 +122,11 @@ def pair(
         The longest warm-up.
     payloads
         Pickled modules for `a` and `b`, where their engine needs one.
-    cpus
-        The CPUs to pin both to; None means all granted ones.
-    deadline
-        A `time.monotonic` value. As it nears, fewer launches are made and `shortened` is set.
     emit
         Takes a short line for the progress view at every launch.
-    patience
-        Seconds that one inference, or loading, may take.
-    memory_limit
-        Bytes of resident memory beyond which a session counts as failed.
+    conditions
+        CPUs, limits, and whether calls run at once. As its deadline nears, fewer launches are
+        made and `shortened` is set.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def pair(
     given: dict[Side, bytes | None] = dict(zip(specs, payloads or (None, None), strict=True))
     done: list[_Launch] = []
     longest = 0.0
-    shortened = False
+    shortened, deadline = False, conditions.deadline
     for number in range(launches):
         start = time.monotonic()
         if deadline is not None and start + _SLACK * longest >= deadline:
@@ -153,11 +155,7 @@ def pair(
                         spec,
                         inputs,
                         payload=given[side],
-                        cpus=cpus,
-                        deadline=deadline,
-                        patience=patience,
-                        memory_limit=memory_limit,
-                        loader=loader,
+                        conditions=conditions,
                     )
                 )
                 for side, spec in _in_turn(specs, number)
@@ -177,6 +175,7 @@ def pair(
         batch=batch_size(inputs),
         shortened=shortened,
         settled=all(launch.settled for launch in done),
+        concurrent=conditions.concurrent,
     )
 
 
@@ -209,14 +208,14 @@ class _Launch:
         return True
 
     def _time_quad(self, order: tuple[Side, ...], seconds: float) -> None:
-        blocks: dict[Side, list[np.ndarray]] = {"a": [], "b": []}
+        blocks: dict[Side, list[Sample]] = {"a": [], "b": []}
         for side in order:
             with _blaming(side):
-                blocks[side].append(self._subjects[side].block(seconds))
+                blocks[side].append(self._subjects[side].sample(seconds))
         (a1, a2), (b1, b2) = blocks["a"], blocks["b"]
-        self.quads.append([float(np.median(block)) for block in (a1, b1, b2, a2)])
+        self.quads.append([block.figure for block in (a1, b1, b2, a2)])
         for side, timed in blocks.items():
-            self.seconds[side] += timed
+            self.seconds[side] += [block.times for block in timed]
 
 
 @contextlib.contextmanager

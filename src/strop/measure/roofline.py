@@ -20,8 +20,9 @@ from typing import Literal
 import numpy as np
 
 from strop.measure import workload
+from strop.measure.conditions import PATIENCE, Conditions
 from strop.measure.machine import granted_cpus, granted_memory
-from strop.measure.subject import PATIENCE, Subject
+from strop.measure.subject import Subject
 from strop.workers import Child
 
 _SIZE = 1024
@@ -152,7 +153,7 @@ def _product_rate(
         spec, inputs = workload.matmul(
             Path(folder), size=_SIZE, threads=threads, kind=kind, engine=engine
         )
-        with Subject("roofline", spec, inputs, cpus=cpus) as subject:
+        with Subject("roofline", spec, inputs, conditions=Conditions(cpus=cpus)) as subject:
             subject.load()
             subject.warm(1.0)
             fastest = min(float(subject.block(_BLOCK).min()) for _ in range(rounds))

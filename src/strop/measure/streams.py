@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from strop.measure.subject import LOADER, PATIENCE, Inputs, Subject, batch_size
+from strop.measure.conditions import PLAIN, Conditions
+from strop.measure.subject import Inputs, Subject, batch_size
 from strop.records import SessionSpec
 
 
@@ -43,11 +43,7 @@ def throughput(
     rounds: int = 3,
     warmup_seconds: float = 3.0,
     payload: bytes | None = None,
-    cpus: Sequence[int] | None = None,
-    deadline: float | None = None,
-    patience: float = PATIENCE,
-    memory_limit: int | None = None,
-    loader: str = LOADER,
+    conditions: Conditions = PLAIN,
 ) -> Throughput:
     """Call a session from `streams` threads at once and count.
 
@@ -73,20 +69,16 @@ def throughput(
         spec,
         inputs,
         payload=payload,
-        cpus=cpus,
-        deadline=deadline,
-        patience=patience,
-        memory_limit=memory_limit,
-        loader=loader,
+        conditions=conditions,
     ) as subject:
         subject.load()
         subject.warm(warmup_seconds)
         counted = [subject.stream(streams, seconds) for _ in range(rounds)]
-    rates = sorted(batch * calls / took for calls, took in counted)
+    rates = [batch * len(flow.latencies) / flow.seconds for flow in counted]
     return Throughput(
-        examples_per_second=rates[len(rates) // 2],
-        rounds=tuple(batch * calls / took for calls, took in counted),
+        examples_per_second=sorted(rates)[len(rates) // 2],
+        rounds=tuple(rates),
         streams=streams,
         batch=batch,
-        calls=sum(calls for calls, _ in counted),
+        calls=sum(len(flow.latencies) for flow in counted),
     )

@@ -10,25 +10,22 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.machine import granted_cpus
 from strop.records import SessionSpec
 from strop.workers import Child
 
 Inputs = Mapping[str, np.ndarray]
 
-LOADER = "strop.measure.tasks:load"
-"""The function that opens a session in the child; others serve fault injection in tests."""
-PATIENCE = 120.0
-"""Seconds that one inference, or loading, may take before its process counts as hung."""
-
 _TASKS = "strop.measure.tasks"
 _BLOCK_CALLS = 3
+_FLOW_BLOCKS = 4
 _BLOCK_LIMIT = 10.0  # seconds; a slower model gets blocks of one call
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -52,6 +49,38 @@ class Warmth:
     settled: bool
 
 
+@dataclass(frozen=True)
+class Flow:
+    """Calls that ran at once.
+
+    Attributes
+    ----------
+    seconds
+        From the start of all threads to the end of the last.
+    latencies
+        float64[calls]: seconds of each call, which share the machine while they run.
+    """
+
+    seconds: float
+    latencies: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One slot of a comparison.
+
+    Attributes
+    ----------
+    figure
+        What is compared: the median call, or the mean time between calls that end.
+    times
+        float64[calls]: seconds of each call.
+    """
+
+    figure: float
+    times: np.ndarray
+
+
 class Subject:
     """A child that holds one session and one batch of inputs.
 
@@ -67,10 +96,8 @@ class Subject:
         What to load (`strop.engines.open_session`). `payload` never touches the disk.
     inputs
         One batch of arrays by input name.
-    cpus
-        The CPUs to pin it to; None means all granted ones. Ignored where the system cannot pin.
-    deadline
-        A `time.monotonic` value.
+    conditions
+        Its CPUs, its limits, and whether :meth:`sample` calls it from several threads.
     """
 
     def __init__(
@@ -80,25 +107,22 @@ class Subject:
         inputs: Inputs,
         *,
         payload: bytes | None = None,
-        cpus: Sequence[int] | None = None,
-        deadline: float | None = None,
-        patience: float = PATIENCE,
-        memory_limit: int | None = None,
-        loader: str = LOADER,
+        conditions: Conditions = PLAIN,
     ) -> None:
         self.spec = spec
         self._inputs = inputs
         self._payload = payload
-        self._loader = loader
-        self._patience = patience
-        self._deadline = math.inf if deadline is None else deadline
+        self._loader = conditions.loader
+        self._patience = conditions.patience
+        self._deadline = math.inf if conditions.deadline is None else conditions.deadline
+        self._concurrent = conditions.concurrent
         self._paused = False
-        chosen = granted_cpus() if cpus is None else tuple(cpus)
+        chosen = granted_cpus() if conditions.cpus is None else tuple(conditions.cpus)
         self._child = Child(
             name=name,
             env=dict.fromkeys(_THREAD_VARIABLES, str(spec.placement.threads)),
             cpus=chosen if sys.platform == "linux" else None,
-            memory_limit=memory_limit,
+            memory_limit=conditions.memory_limit,
             preload=(_TASKS,),
         )
 
@@ -132,10 +156,20 @@ class Subject:
         )
         return times
 
-    def stream(self, streams: int, seconds: float) -> tuple[int, float]:
-        """Calls that so many threads finish in about `seconds`, and the seconds it took."""
+    def stream(self, streams: int, seconds: float) -> Flow:
+        """Call from so many threads at once for about `seconds`."""
         done = self._call(f"{_TASKS}:run_streams", longer=seconds, streams=streams, seconds=seconds)
-        return done["calls"], done["seconds"]
+        return Flow(seconds=done["seconds"], latencies=done["latencies"])
+
+    def sample(self, seconds: float) -> Sample:
+        """One slot of a comparison: a block of calls, or a flow where calls run at once."""
+        if not self._concurrent:
+            times = self.block(seconds)
+            return Sample(float(np.median(times)), times)
+        streams = self.spec.placement.streams
+        # Threads start and end apart, so that a flow takes longer to be told than a block.
+        flow = self.stream(streams, _FLOW_BLOCKS * seconds)
+        return Sample(flow.seconds / len(flow.latencies), flow.latencies)
 
     def run(self, calls: int) -> None:
         """Call so many times, untimed."""

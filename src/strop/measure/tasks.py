@@ -107,14 +107,14 @@ def time_calls(seconds: float, calls: int, limit: float) -> np.ndarray:
 
 
 def run_streams(streams: int, seconds: float) -> dict[str, Any]:
-    """Call from so many threads at once for `seconds`; calls finished and the seconds it took."""
+    """Call from so many threads at once for `seconds`: seconds of each call, and of all."""
     session = _held()
     if streams > 1 and not session.thread_safe:
         raise NotApplicable(
             f"a session that is not thread-safe cannot serve {streams} streams at once"
         )
     run = _caller()
-    counts = [0] * streams
+    times: list[list[int]] = [[] for _ in range(streams)]
     errors: list[BaseException] = []
     begin = 0
 
@@ -128,9 +128,12 @@ def run_streams(streams: int, seconds: float) -> dict[str, Any]:
         try:
             run()
             gate.wait()
-            while perf_counter_ns() - begin < seconds * 1e9:
+            now = perf_counter_ns()
+            while now - begin < seconds * 1e9 or not times[index]:
                 run()
-                counts[index] += 1
+                end = perf_counter_ns()
+                times[index].append(end - now)
+                now = end
         except threading.BrokenBarrierError:
             pass  # another stream failed, and says why
         except BaseException as error:
@@ -138,13 +141,15 @@ def run_streams(streams: int, seconds: float) -> dict[str, Any]:
             gate.abort()
 
     threads = [threading.Thread(target=stream, args=(index,)) for index in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with _no_collection():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     if errors:
         raise errors[0]
-    return {"calls": sum(counts), "seconds": (perf_counter_ns() - begin) / 1e9}
+    took = perf_counter_ns() - begin
+    return {"latencies": np.concatenate(times).astype(np.float64) / 1e9, "seconds": took / 1e9}
 
 
 def run_times(calls: int) -> None:

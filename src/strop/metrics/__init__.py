@@ -3,6 +3,7 @@
 from strop.metrics._base import Metric
 from strop.metrics.decisions import decisions_changed
 from strop.metrics.resolving import reopen, resolve
+from strop.metrics.setlevel import resampled_drop
 from strop.metrics.user import UserMetric
 
-__all__ = ["Metric", "UserMetric", "decisions_changed", "reopen", "resolve"]
+__all__ = ["Metric", "UserMetric", "decisions_changed", "reopen", "resampled_drop", "resolve"]

@@ -19,7 +19,7 @@ from strop.proof.binomial import (
     clopper_pearson,
     mean_interval,
 )
-from strop.proof.bootstrap import BootstrapRefused, bca_upper
+from strop.proof.bootstrap import BootstrapRefused, Resamples, bca_upper, resample
 from strop.proof.equivalence import RELATIVE_ERROR, Equivalence, equivalence
 from strop.proof.power import (
     examples_needed,
@@ -54,6 +54,7 @@ __all__ = [
     "Method",
     "QualityTest",
     "RejectionRegion",
+    "Resamples",
     "agreement_p",
     "agreement_upper",
     "bca_upper",
@@ -78,6 +79,7 @@ __all__ = [
     "quantile_interval",
     "ratio_interval",
     "rejection_region",
+    "resample",
     "salted_order",
     "second_moment",
     "trinomial_p",

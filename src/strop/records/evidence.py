@@ -66,14 +66,18 @@ class Latency(Record):
     ----------
     p50, p90, p99
         Seconds a call, with intervals across calls pooled over launches.
+    streams
+        Calls that ran at once while they were timed.
     throughput
-        Examples a second: batch size over the median call.
+        Examples a second: batch size over the median call, or, where the goal is throughput, as
+        counted while so many calls ran at once.
     launches, calls
         Fresh processes timed, and timed calls in all.
     """
 
     batch: int
     threads: int
+    streams: int = 1
     p50: Interval
     p90: Interval
     p99: Interval

@@ -47,7 +47,8 @@ class Deployment(Record):
     batch: int = 1
 
     def __str__(self) -> str:
-        return _called(self.engine, self.options)
+        streams = {"streams": self.streams} if self.streams > 1 else {}
+        return _called(self.engine, {**self.options, **streams})
 
 
 class Recipe(Record):

@@ -1,5 +1,6 @@
 """The HTML report: one file that opens offline and says what was claimed, and on what grounds."""
 
+from strop.report.notebook import Picture, plot, summary
 from strop.report.page import write
 
-__all__ = ["write"]
+__all__ = ["Picture", "plot", "summary", "write"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from strop.records import Candidate, Evidence, Interval, Quality, Result
+from strop.records import Candidate, Evidence, Interval, Latency, Quality, Result
 from strop.report import figures
 from strop.report.numbers import (
     NONE,
@@ -102,7 +102,7 @@ def _latency_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Ro
     counted = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     rows: list[Row | None] = []
     for name, note, field in (
-        ("Median call", f"batch {known[0].batch}, {known[0].threads} threads", "p50"),
+        ("Median call", _called(known), "p50"),
         ("90% of calls within", "", "p90"),
         ("99% of calls within", f"over {counted} calls", "p99"),
     ):
@@ -111,8 +111,24 @@ def _latency_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Ro
         ]
         rows.append(_intervals(name, note, values, whos, unit))
     rates = [None if latency is None else latency.throughput for latency in latencies]
-    rows.append(_plain("Examples a second", "", rates, whos, lambda rate: significant(rate)))
-    return rows
+    counted = "counted while calls ran at once" if _at_once(known) else ""
+    rate_row = _plain("Examples a second", counted, rates, whos, lambda rate: significant(rate))
+    return [rate_row, *rows] if counted else [*rows, rate_row]
+
+
+def _called(latencies: Sequence[Latency]) -> str:
+    """Batch, threads and calls at once, each told apart where the columns differ."""
+    parts = [f"batch {latencies[0].batch}"]
+    for name in ("threads", "streams"):
+        values = [getattr(latency, name) for latency in latencies]
+        if name == "threads" or _at_once(latencies):
+            noun = name if name == "threads" else "at once"
+            parts.append(f"{', '.join(map(str, dict.fromkeys(values)))} {noun}")
+    return ", ".join(parts)
+
+
+def _at_once(latencies: Sequence[Latency]) -> bool:
+    return any(latency.streams > 1 for latency in latencies)
 
 
 def _intervals(

@@ -14,22 +14,13 @@ import numpy as np
 from markupsafe import Markup
 
 import strop
+from strop.errors import InputError
 from strop.records import Interval, Result
-from strop.report import figures, glance, pareto, sources, trials, wording
+from strop.report import figures, glance, pareto, sources, templates, trials, wording
 from strop.report.numbers import Score, duration, percent
 from strop.report.sources import Launches, Sources
 
 _HERE = Path(__file__).parent
-_UNPRINTABLE = dict.fromkeys(
-    [
-        *(code for code in range(0x20) if chr(code) not in "\n\t"),
-        *range(0x7F, 0xA0),
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-        *range(0xD800, 0xE000),
-    ],
-    "\N{REPLACEMENT CHARACTER}",
-)
 _PHASES = {
     "import": "reading",
     "build": "building",
@@ -53,7 +44,7 @@ def write(folder: Path) -> Path:
     Raises
     ------
     InputError
-        When the folder holds no result.
+        When the folder holds no result, or the disk is full or read-only.
     StropError
         When the result is damaged or of another schema.
     """
@@ -64,38 +55,36 @@ def write(folder: Path) -> Path:
     else:
         place = folder.resolve()
         target = place.with_name(f"{place.name}-report.html")
-    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=target.parent)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=target.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8", "replace"))
         Path(name).chmod(0o644)
         Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise InputError(
+            f"the report '{target}' cannot be written: {error.strerror or error}",
+            hint=f"make room, then run: strop report {folder}",
+        ) from error
+    finally:
+        if name:
+            Path(name).unlink(missing_ok=True)
     return target
 
 
 def render(given: Sources) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = (_HERE / "report.css").read_text(), (_HERE / "report.js").read_text()
-    page = environment.get_template("report.html").render(
+    style = templates.figure_style() + (_HERE / "report.css").read_text()
+    script = (_HERE / "report.js").read_text()
+    page = templates.get("report.html").render(
         **_context(given),
         style=Markup(style),
         script=Markup(script),
         # Only these two texts may run or style: what slipped past escaping could still do nothing.
         policy=f"default-src 'none'; style-src {_allowed(style)}; script-src {_allowed(script)}",
     )
-    return _printable(page)
+    return templates.printable(page)
 
 
 def _context(given: Sources) -> dict[str, Any]:
@@ -123,7 +112,7 @@ def _context(given: Sources) -> dict[str, Any]:
         "rows": found,
         "outcomes": trials.outcomes(found),
         "left_out": len(result.trials) - len(found),
-        "operators": (delivered.operators_before, delivered.operators_after),
+        "operators": _operators(result),
         "notes": delivered.notes,
         "damaged": given.damaged,
         "roles": list(result.data.roles.items()),
@@ -139,6 +128,19 @@ def _context(given: Sources) -> dict[str, Any]:
             *result.machine.packages.items(),
         ],
     }
+
+
+def _operators(result: Result) -> tuple[int, int, bool] | None:
+    """Operators before and after the clean-up, and whether the delivered went through it.
+
+    Where the delivered did not, any trial that did tells what the clean-up would have done.
+    """
+    delivered = result.delivered.evidence
+    for evidence in (delivered, *(trial.evidence for trial in result.trials)):
+        before, after = evidence.operators_before, evidence.operators_after
+        if before is not None and after is not None:
+            return before, after, evidence is delivered
+    return None
 
 
 def _claim_picture(result: Result, score: Score) -> Markup | None:
@@ -240,11 +242,3 @@ def _spent(result: Result) -> Markup | None:
 def _allowed(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"'sha256-{digest}'"
-
-
-def _printable(text: str) -> str:
-    """Text without the characters that HTML forbids and those that turn the reading direction.
-
-    Names and reasons come from outside, and may hold any.
-    """
-    return text.translate(_UNPRINTABLE)

@@ -194,7 +194,10 @@ def _speed_sentence(result: Result) -> str:
     before, after = result.original.evidence.latency, result.delivered.evidence.latency
     if found is not None:
         start = "It is"
-        if before and after:
+        if before and after and result.target.goal == "throughput":
+            now, was = after[0].throughput, before[0].throughput
+            start = f"It serves {significant(now)} examples a second instead of {significant(was)}:"
+        elif before and after:
             unit = TimeUnit.fitting([before[0].p50.estimate, after[0].p50.estimate])
             start = (
                 f"A median call takes {unit(after[0].p50.estimate)} instead of"
