@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-COMMANDS = ("optimize", "demo", "inspect", "compare", "verify", "report", "load-test", "doctor")
+COMMANDS = (
+    "optimize",
+    "demo",
+    "inspect",
+    "compare",
+    "profile",
+    "bench",
+    "verify",
+    "report",
+    "load-test",
+    "doctor",
+)
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "scipy", "pydantic", "numpy")
 
 

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from strop import records
+from strop import benching, profiling, records
 from strop.bundle import Verification
 from strop.records import Event, Record
 
@@ -37,6 +37,19 @@ DOCUMENTED: tuple[type[Record], ...] = (
     records.Manifest,
     records.BatchLatency,
     Verification,
+    profiling.Profile,
+    profiling.EngineProfile,
+    profiling.Operator,
+    profiling.MemorySample,
+    profiling.Quantisation,
+    profiling.Slowed,
+    profiling.Advice,
+    profiling.Peaks,
+    benching.Bench,
+    benching.ScenarioResult,
+    benching.Checks,
+    benching.Histogram,
+    benching.Attempt,
 )
 
 

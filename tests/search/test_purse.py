@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from strop.errors import InputError
-from strop.records import Deployment, Evidence, Recipe, Step, Trial
+from strop.records import Deployment, Evidence, Interval, Quality, Recipe, Step, Trial
 from strop.search import Request
 from strop.search.purse import SHARES, Purse, trained_prefixes, untrained
 from strop.search.space import JointSpace
@@ -42,7 +42,7 @@ def test_the_purse_pays_for_its_shares_and_for_what_is_trained_already() -> None
     assert purse.affordable(everything, 1e6) == everything
     for number, step in enumerate((A, B, C)):
         assert recipe(step) in purse.affordable(everything, 1e6).recipes
-        purse.note(trial(recipe(step), number, seconds={"train": 105.0, "build": 3.0}))
+        purse.note(trial(recipe(step), number, seconds={"train": 105.0, "build": 3.0}), 0.01)
     left = purse.affordable(everything, 1e6).recipes
     assert left == tuple(r for r in everything.recipes if r != recipe(D))
 
@@ -50,25 +50,51 @@ def test_the_purse_pays_for_its_shares_and_for_what_is_trained_already() -> None
 def test_training_that_ends_early_leaves_room_for_more() -> None:
     purse = Purse(300.0)
     for number, step in enumerate((A, B, C)):
-        purse.note(trial(recipe(step), number, seconds={"train": 20.0}))
+        purse.note(trial(recipe(step), number, seconds={"train": 20.0}), 0.01)
     assert purse.affordable(space(recipe(D)), 1e6).recipes
 
 
 def test_no_training_is_begun_that_the_race_will_not_see_the_end_of() -> None:
     purse = Purse(300.0)
     everything = space(recipe(INT8), recipe(A), recipe(B, INT8))
-    purse.note(trial(recipe(B), seconds={"train": 90.0}))
+    purse.note(trial(recipe(B), seconds={"train": 90.0}), 0.01)
     assert purse.affordable(everything, 100.0).recipes == (recipe(INT8), recipe(B, INT8))
 
 
 def test_a_step_that_failed_is_not_trained() -> None:
     purse = Purse(30.0)
-    purse.note(trial(recipe(A), status="failed", failed_step=0, seconds={"train": 30.0}))
+    purse.note(trial(recipe(A), status="failed", failed_step=0, seconds={"train": 30.0}), 0.01)
     assert not purse.affordable(space(recipe(A, INT8)), 1e6).recipes
     other = Purse(30.0)
     failed = trial(recipe(A, INT8), status="failed", failed_step=1, seconds={"train": 30.0})
-    other.note(failed)
+    other.note(failed, 0.01)
     assert other.affordable(space(recipe(A)), 1e6).recipes
+
+
+def test_a_trained_network_far_outside_the_tolerance_is_not_built_upon() -> None:
+    def lost(drop: float) -> tuple[Recipe, ...]:
+        interval = Interval(estimate=drop, low=drop, high=drop, confidence=0.95)
+        quality = Quality(
+            metric="accuracy",
+            kind="binary",
+            role="search",
+            n=100,
+            groups=100,
+            reference=0.9,
+            candidate=0.9 - drop,
+            drop=interval,
+            lost=0,
+            won=0,
+            changed=0,
+            max_relative_error=0.0,
+        )
+        purse = Purse(30.0)
+        evidence = Evidence(search_quality=quality)
+        purse.note(trial(recipe(A, INT8), status="dropped", evidence=evidence), 0.01)
+        return purse.affordable(space(recipe(A), recipe(B), recipe(INT8)), 1e6).recipes
+
+    assert lost(0.02) == (recipe(A), recipe(B), recipe(INT8))
+    assert lost(0.2) == (recipe(B), recipe(INT8))
 
 
 def test_what_was_never_trained_is_told() -> None:

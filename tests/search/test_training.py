@@ -50,7 +50,10 @@ def small():
     return Net(24)
 
 def wrong():
-    return nn.Linear(64, 10)
+    return nn.Linear(32, 10)
+
+def other():
+    return nn.Linear(64, 9)
 """
 
 
@@ -87,8 +90,8 @@ def request(files: Path, output: Path, **changes: object) -> Request:
         "train": files / "train.npz",
         "within": "5%",
         "output": output,
-        "budget": "100s",
-        "train_budget": "30s",
+        "budget": "60s",
+        "train_budget": "20s",
         "engines": ["onnxruntime"],
         "techniques": ["distil", "int8-dynamic"],
         "threads": 1,
@@ -131,6 +134,7 @@ def test_no_path_of_this_machine_is_told(outcome: Outcome, files: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"student": "net.py:wrong"}, InputError, "does not take the model's inputs"),
+        ({"student": "net.py:other"}, InputError, "the student's output 'output' is"),
         ({"student": "net.py:missing"}, InputError, "missing"),
         ({"train": "labels"}, InputError, "trained"),
     ],
@@ -153,6 +157,7 @@ def test_a_student_is_code_that_runs_only_when_told_to(files: Path, tmp_path: Pa
         optimize(request(files, tmp_path / "out", student="net.py:small", trust=False))
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_kill(files: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of training; the next run finds the checkpoint and goes on."""
     environment = {**os.environ, "STROP_CACHE": str(tmp_path / "cache"), "PAUSE": "0.02"}
@@ -191,7 +196,9 @@ def test_training_goes_on_after_a_kill(files: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert second.returncode in (0, 3), second.stderr
-    events = [json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").open()]
+    events = [
+        json.loads(line) for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    ]
     trained = [
         event["trial"]
         for event in events

@@ -314,7 +314,7 @@ def profile(
     data: DataOption,
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--against", help="A quantised bundle's float original: what became slower."),
+        typer.Option("--against", help="A quantised model's float original: what it slowed."),
     ] = None,
     engine: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -77,10 +77,12 @@ def run(options: Options, *, as_json: bool) -> int:
 
 def _print(found: Bench) -> None:
     console = Console(highlight=False)
-    streams = f", {found.streams} streams" if found.streams > 1 else ""
+    streams = f", {_plural(found.streams, 'stream')}" if found.streams > 1 else ""
     console.print(
-        f"[bold]{escape(found.bundle)}[/]  {escape(found.recipe)}, {found.threads} threads{streams}, "
-        f"calls of up to {found.batch}, {found.samples:,} samples, LoadGen {found.loadgen}"
+        f"[bold]{escape(found.bundle)}[/]  {escape(found.recipe)}, "
+        f"{_plural(found.threads, 'thread')}"
+        f"{streams}, calls of up to {found.batch}, {found.samples:,} samples, "
+        f"LoadGen {found.loadgen}"
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("scenario", no_wrap=True)
@@ -105,6 +107,10 @@ def _print(found: Bench) -> None:
             console.print(f"  {one.scenario}: {escape(line)}")
     for note in found.notes:
         console.print(f"! {escape(note)}", style="yellow")
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _value(one: ScenarioResult) -> str:

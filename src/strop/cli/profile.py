@@ -75,7 +75,8 @@ def _print(found: Profile, page: Path) -> None:
         console.print(f"! {escape(note)}", style="yellow")
     if found.peaks is not None:
         console.print(
-            f"peaks here with {found.peaks.threads} threads: fp32 "
+            f"peaks here with {found.peaks.threads} thread"
+            f"{'s' if found.peaks.threads != 1 else ''}: fp32 "
             f"{quantity(found.peaks.fp32, 'FLOP/s')}, int8 {quantity(found.peaks.int8, 'OP/s')}, "
             f"memory {quantity(found.peaks.bandwidth, 'B/s')}",
             style="dim",

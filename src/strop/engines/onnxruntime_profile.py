@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from strop.engines._base import Arrays
-from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between, spread
+from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between
 
 _SUFFIX = "_kernel_time"
 _TYPES = {"float": "float32", "double": "float64", "bfloat16": "bfloat16"}
@@ -75,11 +75,11 @@ def profile(
     kernels, calls = _read(events)
     return OperatorTimes(
         tuple(
-            OperatorTime(
+            OperatorTime.over(
+                kernel.seconds[WARM:],
                 name=name,
                 operator=kernel.operator,
                 # A kernel that some calls leave out (a branch) took no time in those.
-                **spread(kernel.seconds[WARM:]),
                 kernel=kernel.provider.removesuffix("ExecutionProvider"),
                 precision=kernel.precision,
                 nodes=covers.get(name, ()),
@@ -167,7 +167,7 @@ def _coverage(artifact: Path, optimised: Path) -> dict[str, tuple[str, ...]]:
         if not kernel.name.startswith("Reorder")
         for found in ends[kernel.name]
     }
-    covers = {}
+    covers: dict[str, tuple[str, ...]] = {}
     for kernel in kernels:
         if kernel.name.startswith("Reorder") and made.issuperset(ends[kernel.name]):
             covers[kernel.name] = ()

@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Any
 
 from strop.engines._base import Arrays
-from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between, spread
+from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between
 from strop.records import Signature
 
 _PRECISIONS = {
@@ -64,10 +64,10 @@ def profile(
     for name, counter in counters.items():
         nodes = originals.get(name, ())
         operators.append(
-            OperatorTime(
+            OperatorTime.over(
+                seconds[name][WARM:],
                 name=name,
                 operator=counter.node_type,
-                **spread(seconds[name][WARM:]),
                 kernel=counter.exec_type,
                 precision=_PRECISIONS.get(counter.exec_type.rpartition("_")[2].lower(), ""),
                 nodes=tuple(node for node in nodes if node in made),

@@ -49,6 +49,41 @@ class OperatorTime:
     tensors: tuple[str, ...] = ()
     flops: int | None = None
 
+    @classmethod
+    def over(
+        cls,
+        calls: Sequence[float],
+        *,
+        name: str,
+        operator: str,
+        kernel: str = "",
+        precision: str = "",
+        nodes: tuple[str, ...] = (),
+        tensors: tuple[str, ...] = (),
+        flops: int | None = None,
+    ) -> OperatorTime:
+        """The operator, from its seconds in each call.
+
+        Examples
+        --------
+        >>> timed = OperatorTime.over([1.0, 2.0, 3.0, 4.0, 90.0], name="fc", operator="Gemm")
+        >>> timed.seconds, timed.low, timed.high
+        (3.0, 2.0, 4.0)
+        """
+        low, high = np.quantile(np.asarray(calls, dtype=np.float64), (0.25, 0.75))
+        return cls(
+            name=name,
+            operator=operator,
+            seconds=typical(calls),
+            low=float(low),
+            high=float(high),
+            kernel=kernel,
+            precision=precision,
+            nodes=nodes,
+            tensors=tensors,
+            flops=flops,
+        )
+
 
 @dataclass(frozen=True)
 class OperatorTimes:
@@ -64,18 +99,6 @@ class OperatorTimes:
 
     operators: tuple[OperatorTime, ...]
     outside_seconds: float
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """The three figures of an :class:`OperatorTime`, from its seconds in each call.
-
-    Examples
-    --------
-    >>> spread([1.0, 2.0, 3.0, 4.0, 90.0])
-    {'seconds': 3.0, 'low': 2.0, 'high': 4.0}
-    """
-    low, high = np.quantile(np.asarray(seconds, dtype=np.float64), (0.25, 0.75))
-    return {"seconds": typical(seconds), "low": float(low), "high": float(high)}
 
 
 def between(calls: Sequence[float], inside: Sequence[Sequence[float]]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 
-from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between, spread
+from strop.engines.operators import WARM, OperatorTime, OperatorTimes, between
 
 _MARK = "strop:"
 _CALL = "strop:call"
@@ -53,10 +53,10 @@ def profile(call: Callable[[], object], runs: int) -> OperatorTimes:
         times = [event.cpu_time_total / 1e6 for event in events]
         place = f"{path}/{kind}" if path else kind
         operators.append(
-            OperatorTime(
+            OperatorTime.over(
+                times + [0.0] * (len(roots) - len(times)),
                 name=place if number == 0 else f"{place}#{number + 1}",
                 operator=kind,
-                **spread(times + [0.0] * (len(roots) - len(times))),
                 nodes=(path,) if path else (),
                 flops=_flops(events[0]) or None,
             )

@@ -61,8 +61,9 @@ def write_module(
     plan = tuple(ops) if module_plan.replaces(ops) else (*form.plan, *ops)
     # Without an operation the plan would be empty, and the weights not looked for.
     plan = plan or (module_plan.WEIGHTS,)
-    origin = None if module_plan.replaces(plan) else form.spec
-    form = dataclasses.replace(form, plan=plan, digest=digest_of(module, origin))
+    if module_plan.replaces(plan):  # the user's own module has no part in it any more
+        form = dataclasses.replace(form, spec=None, live=False)
+    form = dataclasses.replace(form, plan=plan, digest=digest_of(module, form.spec))
     folder = workdir / "module"
     shutil.copytree(before.forms["module"].parent, folder, ignore=lambda *_: _OWN)
     form.write(folder / "module.json")
@@ -71,11 +72,11 @@ def write_module(
     arrays = few_examples(before.signature, examples, None)
     again = instantiate(ModuleSource(form.spec, payload if form.live else None), folder)
     _compare(form, module, again, arrays)
-    shapes = {
-        spec.name: spec.shape
-        for spec in before.signature.inputs
-        if spec.shape and any(isinstance(dim, str) for dim in spec.shape[1:])
-    }
+    shapes: dict[str, list[int | str]] = {}
+    for spec in before.signature.inputs:
+        known = [dim for dim in spec.shape or () if dim is not None]
+        if len(known) == len(spec.shape or ()) and any(isinstance(d, str) for d in known[1:]):
+            shapes[spec.name] = known
     checks = {name: np.asarray(examples[name])[:8] for name in form.inputs}
     exported = module_export.export(module, form, arrays, checks=checks, shapes=shapes or None)
     facts = {**before.meta, **dict(meta or {}), "exporter": exported.method}

@@ -40,7 +40,7 @@ def read(path: Path) -> onnx.ModelProto:
         When the file is not a readable, self-consistent ONNX model.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     content = _content(path)
     proto = onnx.ModelProto()

@@ -48,6 +48,7 @@ from strop.workers import Pool
 Listener = Callable[[Event], None]
 _MEMORY_SHARE = 0.8
 _PACE_ROWS = 64
+_RESERVE = 0.25
 _REFERENCE_SHARE, _PROOF_SHARE, _TIMING_SHARE = 0.1, 0.25, 0.2
 _PROOF_RUNS = 3.0
 _LEAST_ROWS = 300
@@ -155,7 +156,9 @@ def optimize(
                 env={"OMP_NUM_THREADS": str(target.thread_count)},
             )
         )
-        clock = Clock(request.budget_seconds, spent=spent)
+        # What training takes leaves less to prove with, and so less to keep for it.
+        untrained = 1 - request.train_seconds / request.budget_seconds
+        clock = Clock(request.budget_seconds, reserve=_RESERVE * untrained, spent=spent)
         workspace = _take_in(request, target, clock, pool, scratch, say)
         history = _history(previous, workspace.task)
         output.open_folder(folder, resume=request.resume)
@@ -324,12 +327,13 @@ def _fit_to_budget(
     `rows` that it began with. Returns what the user should know.
     """
     clock, roles = workspace.clock, workspace.roles
+    budget = clock.budget - SHARES * workspace.share
     pace = _seconds_per_example(workspace, original)
     runs = {"search": (1.0, _REFERENCE_SHARE), "prove": (_PROOF_RUNS, _PROOF_SHARE)}
     notes = []
     for role, (count, share) in runs.items():
         whole = roles[role]
-        affordable = max(_LEAST_ROWS, int(share * clock.budget / (count * pace)))
+        affordable = max(_LEAST_ROWS, int(share * budget / (count * pace)))
         roles[role] = kept = datasets.first_groups(
             whole, affordable if rows is None else rows.get(role, len(whole))
         )
@@ -339,7 +343,7 @@ def _fit_to_budget(
                 f"'{role}': the original takes {pace * 1e3:.3g} ms each"
             )
     proof = _PROOF_RUNS * pace * len(roles["prove"])
-    clock.reserve(proof + _TIMING_SHARE * clock.budget)
+    clock.reserve(proof + _TIMING_SHARE * budget)
     return notes
 
 

@@ -18,6 +18,7 @@ from strop.search.space import JointSpace
 SHARES = 3
 """How many trained steps the purse pays for in full; those that end early leave room for more."""
 
+_HOPELESS = 4.0  # tolerances: more than what a lossy step after it would explain
 _OVERHEAD = 1.15
 _EXPORT_SECONDS = 20.0
 
@@ -35,13 +36,21 @@ class Purse:
         self.seconds = seconds
         self.share = seconds / SHARES
         self._trained: set[str] = set()
+        self._hopeless: set[str] = set()
         self._spent = 0.0
 
-    def note(self, trial: Trial) -> None:
-        """Take account of a finished trial: what it spent, and which steps are trained now."""
+    def note(self, trial: Trial, tolerance: float) -> None:
+        """Take account of a finished trial: what it spent, and which steps are trained now.
+
+        A trained network that is far outside the tolerance is not built upon any further.
+        """
         self._spent += trial.seconds.get("train", 0.0)
         done = len(trial.recipe.steps) if trial.failed_step is None else trial.failed_step
-        self._trained.update(_key(p) for p in trained_prefixes(trial.recipe) if len(p) <= done)
+        trained = [_key(p) for p in trained_prefixes(trial.recipe) if len(p) <= done]
+        self._trained.update(trained)
+        found = trial.evidence.search_quality
+        if trained and found is not None and found.drop.estimate > _HOPELESS * tolerance:
+            self._hopeless.add(trained[-1])
 
     def affordable(self, space: JointSpace, seconds_left: float) -> JointSpace:
         """The recipes of `space` that need no more training than can still be paid for.
@@ -62,8 +71,8 @@ class Purse:
             if prefixes[-1] not in verdicts:
                 new = sum(prefix not in self._trained for prefix in prefixes)
                 time = new * (self.share * _OVERHEAD + _EXPORT_SECONDS)
-                verdicts[prefixes[-1]] = not new or (
-                    new * self.share <= purse and time <= seconds_left
+                verdicts[prefixes[-1]] = self._hopeless.isdisjoint(prefixes) and (
+                    not new or (new * self.share <= purse and time <= seconds_left)
                 )
             return verdicts[prefixes[-1]]
 

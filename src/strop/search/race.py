@@ -92,7 +92,7 @@ class Race:
         self._stale = 0
         self._purse = Purse(workspace.share * SHARES)
         for trial in history:
-            self._purse.note(trial)
+            self._purse.note(trial, workspace.tolerance)
 
     def run(self) -> None:
         """Race until the space, the patience or the race's share of the budget is used up."""
@@ -313,8 +313,8 @@ class Race:
     def _finish(self, trial: Trial) -> None:
         """Write the trial down, and say so when it is the best so far."""
         self.trials.append(trial)
-        self._purse.note(trial)
         workspace = self._workspace
+        self._purse.note(trial, workspace.tolerance)
         workspace.emit(TrialFinished(trial=trial, elapsed=workspace.clock.elapsed))
         ratio = speed(trial)
         self._stale += 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from strop.data import Dataset
 from strop.models.model import Model
-from strop.records import Applicability, Space, Target
+from strop.records import Applicability, Space, Step, Target
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Context:
         same step finds it as it was left. None where nothing is kept.
     seconds
         For techniques that train: how long training may take. None without a limit.
+    metric
+        Name of the metric that judges the result; empty where it is not known.
+    student
+        ``file.py:callable`` of a network of the user's own to train instead, if there is one.
     seed
         Seed of everything random: equal seeds give equal models.
     deadline
@@ -51,6 +55,8 @@ class Context:
     teacher: Model | None = None
     keep: Path | None = None
     seconds: float | None = None
+    metric: str = ""
+    student: str | None = None
 
 
 class Technique(ABC):
@@ -73,6 +79,8 @@ class Technique(ABC):
     """Whether an example's outputs are the same whatever else is in its batch."""
     stage: ClassVar[int] = 50
     """Where it stands in a recipe: steps are ordered by stage, one step a stage."""
+    prepares: ClassVar[bool] = False
+    """Whether it only makes a form for a later technique, and is worth nothing without one."""
     family: ClassVar[str] = ""
     """A recipe takes one technique of a family at most, whatever their stages: two that both
     quantise to INT8, say. Empty: of no family."""
@@ -84,6 +92,17 @@ class Technique(ABC):
     @abstractmethod
     def space(self, model: Model, target: Target) -> Space:
         """Parameters and the values worth trying, the best default first."""
+
+    def follows(self, earlier: Sequence[Step], params: Mapping[str, Any]) -> bool:
+        """Whether a step with `params` makes sense after the `earlier` steps of a recipe.
+
+        Recipes for which it does not are never proposed. By default all do.
+        """
+        return True
+
+    def deploys(self, engine: str, options: Mapping[str, Any]) -> bool:
+        """Whether its result is worth running on an engine with these options. By default so."""
+        return True
 
     @abstractmethod
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:

@@ -151,7 +151,8 @@ class TechniqueConformance:
         workdir.mkdir()
         technique = self._technique()
         chosen = technique.space(model, target()).default if params is None else params
-        context = Context(workdir, target(), self.examples(model), seed)
+        teacher = model if "train" in technique.roles else None
+        context = Context(workdir, target(), self.examples(model), seed, teacher=teacher)
         return technique.apply(model, chosen, context)
 
     def _engines(self) -> list[str]:

@@ -1,0 +1,269 @@
+"""A network made to trouble pruning, and a script that trains it on Fashion-MNIST.
+
+    python benchmarks/training/trouble.py train --data /usr/share/datasets/fashion-mnist \
+        --output trouble.safetensors
+
+Without that folder, ``--digits`` trains on scikit-learn's 8x8 digits, enlarged. Then
+``strop optimize benchmarks/training/trouble.py:build --trust`` reads the network with the weights
+that lie beside this file, or that ``STROP_TROUBLE`` names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+WEIGHTS = Path(__file__).with_name("trouble.safetensors")
+
+
+class Trouble(nn.Module):
+    """Dense concatenation, channel split, groups, squeeze-excite, attention and attention pooling.
+
+    Each of them ties channels together in another way: what a dense layer makes is read by all
+    that follow, at an offset; a split must stay even; a group must lose as many as its neighbours;
+    a gate must lose what it scales; a head goes whole; and two classifiers share one matrix.
+
+    Parameters
+    ----------
+    width
+        Channels after the stem, a multiple of 16.
+    """
+
+    def __init__(self, width: int = 48, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = _conv(1, width, stride=1)
+        self.dense = Dense(width, growth=width // 2, layers=3)
+        self.reduce = _conv(width + 3 * (width // 2), 2 * width, kernel=1)
+        self.split = Split(2 * width)
+        self.grouped = Grouped(2 * width, groups=4)
+        self.squeeze = SqueezeExcite(2 * width)
+        self.attention = Attention(2 * width, heads=4)
+        self.pool = AttentionPool(2 * width)
+        self.feed = nn.Sequential(
+            nn.Linear(2 * width, 4 * width), nn.GELU(), nn.Linear(4 * width, 2 * width)
+        )
+        self.head = nn.Linear(2 * width, classes)
+        self.second_head = nn.Linear(2 * width, classes)
+        self.second_head.weight = self.head.weight
+
+    def forward(self, image: Tensor) -> Tensor:
+        """float32[n, 1, 28, 28] within [0, 1] to float32[n, classes]."""
+        x = self.dense(torch.relu(self.stem(image)))
+        x = functional.max_pool2d(torch.relu(self.reduce(x)), 2)
+        x = self.split(x)
+        x = self.squeeze(self.grouped(x))
+        x = functional.max_pool2d(x, 2)
+        tokens = x.flatten(2).transpose(1, 2)
+        pooled = self.pool(tokens + self.attention(tokens))
+        pooled = pooled + self.feed(pooled)
+        return (self.head(pooled) + self.second_head(tokens.mean(1))) / 2
+
+
+class Dense(nn.Module):
+    """Every layer reads what all before it made (Huang et al., 2017)."""
+
+    def __init__(self, channels: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_conv(channels + i * growth, growth) for i in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, torch.relu(layer(x))], 1)
+        return x
+
+
+class Split(nn.Module):
+    """Half of the channels goes through a depthwise convolution, half stays (Ma et al., 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            _conv(channels // 2, channels // 2, groups=channels // 2),
+            nn.ReLU(),
+            _conv(channels // 2, channels // 2, kernel=1),
+        )
+        self.mix = _conv(channels, channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, changed = x.chunk(2, 1)
+        return torch.relu(self.mix(torch.cat([kept, torch.relu(self.inner(changed))], 1)))
+
+
+class Grouped(nn.Module):
+    """A residual block whose inner convolution has groups (Xie et al., 2017)."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels, kernel=1)
+        self.inner = _conv(channels, channels, groups=groups)
+        self.last = _conv(channels, channels, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = torch.relu(self.inner(torch.relu(self.first(x))))
+        return torch.relu(x + self.last(inner))
+
+
+class SqueezeExcite(nn.Module):
+    """Channels scaled by what their means say (Hu et al., 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels // 4, 1)
+        self.up = nn.Conv2d(channels // 4, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.relu(self.down(x.mean((2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.up(gate))
+
+
+class Attention(nn.Module):
+    """Self-attention whose heads are counted by an attribute."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.size = channels // heads
+        self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
+        self.mix = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            part(x).unflatten(2, (self.heads, self.size)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        scores = query @ key.transpose(2, 3) * self.size**-0.5
+        return self.mix((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+
+class AttentionPool(nn.Module):
+    """A mean over positions, weighted by a learned question."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(channels, 1)
+        self.value = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.score(x).softmax(1)
+        return (weights * torch.relu(self.value(x))).sum(1)
+
+
+def build() -> nn.Module:
+    """The trained network, in eval mode."""
+    model = Trouble()
+    path = Path(os.environ.get("STROP_TROUBLE", WEIGHTS))
+    # Tied weights are on disk once.
+    model.load_state_dict(load_file(path), strict=False)
+    return model.eval()
+
+
+def train(
+    images: Tensor, labels: Tensor, *, epochs: int, batch: int, seed: int, width: int
+) -> Trouble:
+    """Train from scratch; float32[n, 1, 28, 28] and int64[n]."""
+    torch.manual_seed(seed)
+    model = Trouble(width)
+    steps = len(images) // batch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=2e-3, total_steps=epochs * steps, pct_start=0.2
+    )
+    for epoch in range(epochs):
+        began, total = time.perf_counter(), 0.0
+        model.train()
+        for rows in torch.randperm(len(images))[: steps * batch].split(batch):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(_mirrored(images[rows]))
+            loss = functional.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        seconds = time.perf_counter() - began
+        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}, {seconds:.0f} s", flush=True)
+    return model.eval()
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of images whose highest score is their label."""
+    with torch.inference_mode():
+        hits = [
+            (model(part).argmax(1) == wanted).sum()
+            for part, wanted in zip(images.split(500), labels.split(500), strict=True)
+        ]
+    return float(torch.stack(hits).sum() / len(labels))
+
+
+def _mirrored(images: Tensor) -> Tensor:
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+def _fashion(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from strop.demo.fashion import load_split, scale
+
+    found = []
+    for split in ("train", "t10k"):
+        pixels, labels = load_split(folder, split)
+        found.append((torch.from_numpy(scale(pixels)), torch.from_numpy(labels)))
+    return found[0], found[1]
+
+
+def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(np.float32(data.images / 16))[:, None]
+    images = functional.interpolate(images, size=(28, 28), mode="bilinear")
+    labels = torch.from_numpy(np.int64(data.target))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(images)))
+    images, labels = images[order], labels[order]
+    return (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
+
+
+def main() -> None:
+    """Train, measure once on the test images, write the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["train"])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="folder of Fashion-MNIST's four .gz files")
+    source.add_argument("--digits", action="store_true", help="scikit-learn's digits instead")
+    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=48)
+    options = parser.parse_args()
+    training, test = _digits() if options.digits else _fashion(options.data)
+    model = train(
+        *training,
+        epochs=options.epochs,
+        batch=options.batch,
+        seed=options.seed,
+        width=options.width,
+    )
+    score = accuracy(model, *test)
+    state = {n: t.contiguous() for n, t in model.state_dict().items() if n != "second_head.weight"}
+    save_file(state, options.output, {"accuracy": f"{score:.4f}", "torch": torch.__version__})
+    print(f"{options.output}: accuracy {score:.4f} on {len(test[1]):,} test images")
+
+
+if __name__ == "__main__":
+    main()

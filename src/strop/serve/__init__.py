@@ -1,0 +1,1 @@
+"""Serving models over the Open Inference Protocol: a core with dynamic batching, thin fronts."""

@@ -1,0 +1,480 @@
+"""Which path is answered by what."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+import zlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+import strop
+from strop.errors import StropError
+from strop.serve.codec import Limits, decode, decode_raw, decompress, encode
+from strop.serve.codec.json_codec import parse
+from strop.serve.core import Core
+from strop.serve.errors import BadRequest, ServeError, UnknownModel
+from strop.serve.exchange import BINARY, JSON, Exchange
+from strop.serve.logs import Log
+from strop.serve.metrics import metrics_text
+from strop.serve.model import ServedModel
+from strop.serve.openapi import openapi
+from strop.serve.overview import overview
+from strop.serve.page import page
+from strop.serve.request import InferRequest, InferResponse
+from strop.serve.security import Guard, check_name
+
+GET = frozenset({b"GET", b"HEAD"})
+
+_POST = frozenset({b"POST"})
+_REMEMBERED = 1024  # request targets whose route is remembered
+_LARGE = 64 << 10  # a body beyond it is not read for a model that does not exist
+_OFF_LOOP = 128 << 10  # bytes beyond which (de)compression would hold the event loop up
+_COMPRESSED = 1 << 10  # an answer below it is not compressed, whatever the client accepts
+_EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+_NOT_OFFERED = frozenset(
+    {"systemsharedmemory", "cudasharedmemory", "trace", "logging", "generate", "generate_stream"}
+)
+
+Access = Literal["open", "infer", "admin"]
+
+
+class NotFound(ServeError):
+    """Nothing is at this path."""
+
+    status = 404
+    grpc = "NOT_FOUND"
+    reason = "unknown"
+
+
+class NotOffered(ServeError):
+    """A part of Triton's protocol that this server has not."""
+
+    status = 501
+    grpc = "UNIMPLEMENTED"
+    reason = "not_offered"
+
+
+class MethodNotAllowed(ServeError):
+    """The path is right, the method is not."""
+
+    status = 405
+    grpc = "UNIMPLEMENTED"
+    reason = "invalid"
+
+    def __init__(self, allowed: frozenset[bytes]) -> None:
+        self.allowed = b", ".join(sorted(allowed))
+        super().__init__(f"this path takes {self.allowed.decode()}")
+
+
+class Match(NamedTuple):
+    """What answers a path, and who may ask it."""
+
+    handler: Callable[[Exchange, Match], None]
+    methods: frozenset[bytes]
+    access: Access
+    model: str = ""
+    version: str = ""
+
+
+class Routes:
+    """The paths of the Open Inference Protocol and a few of this server's own.
+
+    Parameters
+    ----------
+    live
+        Figures of the process for the page, and whether it is ``draining``.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        guard: Guard,
+        limits: Limits,
+        log: Log,
+        *,
+        live: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._core = core
+        self._guard = guard
+        self._limits = limits
+        self._log = log
+        self._live = live
+        self._known: dict[bytes, Match] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What the connections call.
+
+    def match(self, target: bytes) -> Match:
+        """What answers a request target."""
+        found = self._known.get(target)
+        if found is None:
+            found = self._find(_segments(target))
+            if found.model and found.model not in self._names():
+                return found
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[target] = found
+        return found
+
+    def admit(self, exchange: Exchange, match: Match) -> None:
+        """Refuse by the headers alone."""
+        if exchange.method not in match.methods:
+            raise MethodNotAllowed(match.methods)
+        if match.access == "infer":
+            if not self._guard.infer_is_open:
+                self._guard.check_infer(exchange.headers.get(b"authorization"))
+        elif match.access == "admin":
+            self._guard.check_admin(exchange.headers.get(b"authorization"))
+        if match.methods is _POST and match.access == "infer" and match.model:
+            # A client that waits for a word before it sends learns at once that there is no use.
+            if exchange.wants_continue:
+                if (error := self._core.refusal(match.model, match.version)) is not None:
+                    raise error
+            elif (exchange.length or 0) > _LARGE:
+                self._core.repository.batcher(match.model, match.version)
+
+    def dispatch(self, exchange: Exchange, match: Match) -> None:
+        """Answer, now or later."""
+        match.handler(exchange, match)
+
+    # Inference.
+
+    def _infer(self, exchange: Exchange, match: Match) -> None:
+        coding = exchange.headers.get(b"content-encoding")
+        if coding is None or coding == b"identity":
+            self._submit(exchange, match, exchange.body)
+        elif len(exchange.body) > _OFF_LOOP:
+            self._later(exchange, self._decompress(exchange, match, coding))
+        else:
+            self._submit(exchange, match, decompress(exchange.body, coding, self._limits))
+
+    async def _decompress(self, exchange: Exchange, match: Match, coding: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(None, decompress, exchange.body, coding, self._limits)
+        if not exchange.gone:
+            self._submit(exchange, match, body)
+
+    def _submit(self, exchange: Exchange, match: Match, body: bytes | memoryview) -> None:
+        text = exchange.headers.get(b"inference-header-content-length")
+        if text is None:
+            decoded = decode(body, None, self._limits)
+        elif (length := _length(text)) > 0:
+            decoded = decode(body, length, self._limits)
+        else:
+            model = self._core.repository.model(match.model, match.version)
+            if len(model.inputs) != 1:
+                raise BadRequest(
+                    f"the model '{match.model}' has {len(model.inputs)} inputs: only one could be "
+                    "the whole body"
+                )
+            decoded = decode_raw(body, *model.inputs[0], self._limits)
+        arrived = exchange.arrived
+        request = InferRequest(
+            match.model,
+            decoded.inputs,
+            match.version,
+            decoded.outputs,
+            decoded.id,
+            decoded.priority,
+            None if decoded.timeout is None else arrived + decoded.timeout,
+            arrived,
+            decoded.parameters,
+        )
+        done = functools.partial(self._answer, exchange, decoded.binary)
+        exchange.ticket = self._core.submit(request, done)
+
+    def _answer(
+        self, exchange: Exchange, binary: bool | frozenset[str], result: InferResponse | ServeError
+    ) -> None:
+        if isinstance(result, ServeError):
+            exchange.fail(result)
+            return
+        try:
+            parts, json_length = encode(
+                result.model, result.version, result.outputs, result.id, binary
+            )
+        except ServeError as error:
+            exchange.fail(error)
+            return
+        except Exception as error:
+            exchange.fail_unexpectedly(error)
+            return
+        accepted = exchange.headers.get(b"accept-encoding")
+        coding = b"" if accepted is None else _coding(accepted)
+        if coding and sum(map(len, parts)) >= _COMPRESSED:
+            self._later(exchange, self._compress(exchange, parts, json_length, coding))
+            return
+        if json_length is None:
+            exchange.answer_ok(parts[0])  # type: ignore[arg-type]  # JSON alone is bytes
+        else:
+            extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
+            exchange.answer(200, parts, content_type=BINARY, extra=extra)
+
+    async def _compress(
+        self,
+        exchange: Exchange,
+        parts: list[bytes | memoryview],
+        json_length: int | None,
+        coding: bytes,
+    ) -> None:
+        if sum(map(len, parts)) > _OFF_LOOP:
+            loop = asyncio.get_running_loop()
+            packed = await loop.run_in_executor(None, _compress, parts, coding)
+        else:
+            packed = _compress(parts, coding)
+        extra = b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding
+        if json_length is not None:
+            extra += b"Inference-Header-Content-Length: %d\r\n" % json_length
+        kind = JSON if json_length is None else BINARY
+        exchange.answer(200, [packed], content_type=kind, extra=extra)
+
+    # Health, and what there is.
+
+    def _is_live(self, exchange: Exchange, match: Match) -> None:
+        exchange.answer_json({"live": True})
+
+    def _is_ready(self, exchange: Exchange, match: Match) -> None:
+        ready = self._core.ready()
+        exchange.answer_json({"ready": ready}, status=200 if ready else 503)
+
+    def _model_is_ready(self, exchange: Exchange, match: Match) -> None:
+        repository = self._core.repository
+        if match.model not in self._names():
+            raise UnknownModel(f"there is no model '{match.model}'")
+        ready = not self._live()["draining"] and repository.ready(match.model, match.version)
+        document = {"name": match.model, "ready": ready}
+        exchange.answer_json(document, status=200 if ready else 503)
+
+    def _server(self, exchange: Exchange, match: Match) -> None:
+        exchange.answer_json(
+            {"name": "strop", "version": strop.__version__, "extensions": _EXTENSIONS}
+        )
+
+    def _metadata(self, exchange: Exchange, match: Match) -> None:
+        model = self._model(match)
+        exchange.answer_json(
+            {
+                "name": model.name,
+                "versions": self._core.repository.versions(model.name),
+                "platform": model.platform,
+                "inputs": [info._asdict() for info in model.inputs],
+                "outputs": [info._asdict() for info in model.outputs],
+            }
+        )
+
+    def _config(self, exchange: Exchange, match: Match) -> None:
+        exchange.answer_json(self._model(match).config())
+
+    def _statistics(self, exchange: Exchange, match: Match) -> None:
+        models = self._core.repository.models()
+        if match.model:
+            asked = self._model(match)
+            models = [
+                model
+                for model in models
+                if model.name == asked.name and (not match.version or model is asked)
+            ]
+        exchange.answer_json(
+            {
+                "model_stats": [
+                    {"name": it.name, "version": it.version, **it.statistics.to_dict()}
+                    for it in models
+                ]
+            }
+        )
+
+    # The repository.
+
+    def _index(self, exchange: Exchange, match: Match) -> None:
+        wanted = parse(exchange.body) if exchange.body else {}
+        ready_only = wanted.get("ready") is True
+        exchange.answer_json(
+            [
+                state._asdict()
+                for state in self._core.repository.index()
+                if state.state == "READY" or not ready_only
+            ]
+        )
+
+    def _load(self, exchange: Exchange, match: Match) -> None:
+        asked = parse(exchange.body) if exchange.body else {}
+        if asked.get("parameters"):
+            raise BadRequest("a model is loaded as it was configured, without parameters")
+        if match.model not in self._names():
+            raise UnknownModel(f"there is no model '{match.model}'")
+        self._later(exchange, self._load_model(exchange, match.model))
+
+    async def _load_model(self, exchange: Exchange, name: str) -> None:
+        began = time.monotonic()
+        try:
+            await self._core.repository.load(name)
+        except ServeError:
+            raise
+        except StropError as error:
+            self._log.event("load-failed", level="error", model=name, reason=str(error))
+            raise ServeError(
+                f"the model '{name}' cannot be loaded; the server's log says why"
+            ) from None
+        self._log.event("loaded", model=name, seconds=round(time.monotonic() - began, 3))
+        exchange.answer(200, [b"{}"])
+
+    def _unload(self, exchange: Exchange, match: Match) -> None:
+        self._later(exchange, self._unload_model(exchange, match.model))
+
+    async def _unload_model(self, exchange: Exchange, name: str) -> None:
+        await self._core.repository.unload(name)
+        self._log.event("unloaded", model=name)
+        exchange.answer(200, [b"{}"])
+
+    # For people and machines that watch.
+
+    def _page(self, exchange: Exchange, match: Match) -> None:
+        text, policy = page()
+        exchange.answer(
+            200,
+            [text],
+            content_type=b"text/html; charset=utf-8",
+            extra=b"Content-Security-Policy: %b\r\nX-Content-Type-Options: nosniff\r\n"
+            b"Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n" % policy,
+        )
+
+    def _overview(self, exchange: Exchange, match: Match) -> None:
+        exchange.answer_json(overview(self._core, self._live()))
+
+    def _openapi(self, exchange: Exchange, match: Match) -> None:
+        exchange.answer_json(openapi())
+
+    def _prometheus(self, exchange: Exchange, match: Match) -> None:
+        text = metrics_text(self._core)
+        exchange.answer(200, [text], content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    # Helpers.
+
+    def _find(self, path: list[str]) -> Match:
+        match path:
+            case []:
+                return Match(self._page, GET, "open")
+            case ["overview.json"]:
+                return Match(self._overview, GET, "infer")
+            case ["openapi.json"]:
+                return Match(self._openapi, GET, "open")
+            case ["metrics"]:
+                return Match(self._prometheus, GET, "infer")
+            case ["v2"]:
+                return Match(self._server, GET, "infer")
+            case ["v2", "health", "live"]:
+                return Match(self._is_live, GET, "open")
+            case ["v2", "health", "ready"]:
+                return Match(self._is_ready, GET, "open")
+            case ["v2", "models", "stats"]:
+                return Match(self._statistics, GET, "infer")
+            case ["v2", "repository", "index"]:
+                return Match(self._index, _POST | GET, "infer")
+            case ["v2", "repository", "models", name, "load"]:
+                return self._of_model(self._load, _POST, "admin", name)
+            case ["v2", "repository", "models", name, "unload"]:
+                return self._of_model(self._unload, _POST, "admin", name)
+            case ["v2", "models", name, "versions", version, *rest]:
+                return self._model_route(name, version, rest)
+            case ["v2", "models", name, *rest]:
+                return self._model_route(name, "", rest)
+            case ["v2", first, *_] if first in _NOT_OFFERED:
+                raise NotOffered(f"'{first}' is not offered")
+            case _:
+                raise NotFound("there is nothing at this path")
+
+    def _model_route(self, name: str, version: str, rest: list[str]) -> Match:
+        match rest:
+            case ["infer"]:
+                return self._of_model(self._infer, _POST, "infer", name, version)
+            case []:
+                return self._of_model(self._metadata, GET, "infer", name, version)
+            case ["ready"]:
+                return self._of_model(self._model_is_ready, GET, "open", name, version)
+            case ["config"]:
+                return self._of_model(self._config, GET, "infer", name, version)
+            case ["stats"]:
+                return self._of_model(self._statistics, GET, "infer", name, version)
+            case [first, *_] if first in _NOT_OFFERED:
+                raise NotOffered(f"'{first}' is not offered")
+            case _:
+                raise NotFound("there is nothing at this path")
+
+    def _of_model(
+        self,
+        handler: Callable[[Exchange, Match], None],
+        methods: frozenset[bytes],
+        access: Access,
+        name: str,
+        version: str = "",
+    ) -> Match:
+        check_name(name)
+        if version:
+            check_name(version)
+        return Match(handler, methods, access, name, version)
+
+    def _model(self, match: Match) -> ServedModel:
+        return self._core.repository.model(match.model, match.version)
+
+    def _names(self) -> set[str]:
+        return {state.name for state in self._core.repository.index()}
+
+    def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Run what takes time; whatever it raises is the answer."""
+        task = asyncio.get_running_loop().create_task(_settle(exchange, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _settle(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except ServeError as error:
+        exchange.fail(error)
+    except Exception as error:
+        exchange.fail_unexpectedly(error)
+
+
+def _segments(target: bytes) -> list[str]:
+    """The parts of a path, decoded one by one, so that an encoded slash separates nothing."""
+    if not target.startswith(b"/"):
+        try:
+            target = httptools.parse_url(target).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            raise BadRequest("this is not a path") from None
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    parts = path[1:].split(b"/")
+    if parts[-1] == b"":
+        parts.pop()
+    try:
+        return [unquote_to_bytes(part).decode() for part in parts]
+    except UnicodeDecodeError:
+        raise BadRequest("this path is not UTF-8") from None
+
+
+def _length(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 15:
+        raise BadRequest("Inference-Header-Content-Length is not a number of bytes")
+    return int(text)
+
+
+def _coding(accepted: bytes) -> bytes:
+    """The coding that a client prefers of those offered; empty for none."""
+    for entry in accepted.lower().split(b","):
+        name, _, quality = entry.partition(b";")
+        if name.strip() in (b"gzip", b"deflate") and quality.replace(b" ", b"") not in (
+            b"q=0",
+            b"q=0.0",
+        ):
+            return name.strip()
+    return b""
+
+
+def _compress(parts: list[bytes | memoryview], coding: bytes) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
+    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])

@@ -1,0 +1,160 @@
+"""Distillation: a smaller network learns from the original."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from strop.errors import MissingExtra, ModelError, NotApplicable
+from strop.models.model import Model
+from strop.records import Applicability, Choice, Space, Step, Target
+from strop.techniques._base import Context, Technique
+from strop.techniques.to_module import has_module
+
+_TRACED = 2
+_CHECKED = 8
+_LEAST_STEPS = 400
+_COPIES = ("narrow", "shallow")
+_SHRINKING = ("prune",)
+"""Techniques that make the network smaller before this one: their result is the student."""
+
+
+class Distillation(Technique):
+    """Soft targets as in Hinton, Vinyals and Dean (2015, arXiv:1503.02531).
+
+    Parameters of the space
+    -----------------------
+    student
+        ``same``: the network that an earlier step made smaller; ``narrow-0.5``: a copy with that
+        share of every layer's channels; ``shallow-0.5``: a copy with that share of its residual
+        blocks; anything else: the user's own, named after its file (``--student``).
+    transfer
+        What is matched inside the networks besides their outputs
+        (`strop.training.TrainSettings`).
+    temperature, labels
+        Softness of the targets, and the labels' share in the loss where there are labels.
+    """
+
+    name = "distil"
+    version = 1
+    consumes = "module"
+    produces = ("module", "onnx")
+    roles = ("train",)
+    packages = ("torch", "torch-pruning")
+    stage = 4
+
+    def applies(self, model: Model, target: Target) -> Applicability:
+        for package in ("torch", "safetensors", "torch_pruning"):
+            if importlib.util.find_spec(package) is None:
+                name = package.replace("_", "-")
+                return Applicability.no(str(MissingExtra(name, extra="train")))
+        if not (verdict := has_module(model)):
+            return verdict
+        if "onnx" not in model.forms:
+            return Applicability.no(
+                f"cannot be exported: {model.meta.get('export_error', 'no ONNX form')}"
+            )
+        if model.meta.get("quantised"):
+            return Applicability.no("already quantised")
+        return Applicability.yes()
+
+    def space(self, model: Model, target: Target) -> Space:
+        own = model.meta.get("student")
+        students = ("narrow-0.25", "narrow-0.5", "shallow-0.5", "same")
+        return Space(
+            choices=(
+                Choice(name="student", values=(own, "same") if own else students),
+                Choice(name="transfer", values=("none",)),
+                Choice(name="temperature", values=(4.0,)),
+                Choice(name="labels", values=(0.3,)),
+            )
+        )
+
+    def follows(self, earlier: Sequence[Step], params: Mapping[str, Any]) -> bool:
+        shrunk = any(step.technique in _SHRINKING for step in earlier)
+        return shrunk == bool(params["student"] == "same")
+
+    def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
+        from strop.models.module_form import open_module
+        from strop.models.module_writer import write_module
+        from strop.training import TrainSettings, train
+
+        if ctx.teacher is None:
+            raise NotApplicable("needs the original to learn from")
+        data = ctx.data["train"]
+        form, teacher = open_module(ctx.teacher)
+        student, ops = self._student(model, str(params["student"]), ctx)
+        base = ctx.keep or ctx.workdir / "scratch"
+        shared = f"teacher-{ctx.teacher.digest[:16]}-{data.digest[:16]}"
+        settings = TrainSettings(
+            seconds=ctx.seconds,
+            # Few examples are gone through more often: it takes steps to learn.
+            epochs=max(TrainSettings.epochs, _LEAST_STEPS * _batch(ctx.teacher) / len(data)),
+            batch=_batch(ctx.teacher),
+            temperature=float(params["temperature"]),
+            label_weight=float(params["labels"]),
+            transfer=params["transfer"],
+            task="cosine" if ctx.metric == "cosine" else "auto",
+            # All cores, whatever one inference will have.
+            threads=len(ctx.target.machine.cpus),
+            teacher_cache=base.parent / shared if ctx.keep else None,
+        )
+        report = train(
+            student,
+            form=form,
+            teacher=teacher,
+            data=data,
+            settings=settings,
+            workdir=base / "distil",
+            deadline=ctx.deadline,
+            seed=ctx.seed,
+            emit=ctx.emit,
+        )
+        shutil.rmtree(ctx.workdir / "scratch", ignore_errors=True)  # no part of the model
+        rows = np.arange(min(_CHECKED, len(data)))
+        try:
+            return write_module(
+                student,
+                model,
+                ops,
+                ctx.workdir,
+                examples=data.inputs(rows),
+                meta={"distil": {"student": params["student"], **report.facts()}},
+                emit=ctx.emit,
+            )
+        except ModelError as error:
+            raise NotApplicable(f"the student cannot be exported: {error.message}") from error
+
+    def _student(self, model: Model, kind: str, ctx: Context) -> tuple[Any, list[dict[str, Any]]]:
+        """The student, and the operations that make it from the module of `model`."""
+        from strop.models import module_plan
+        from strop.models.module_export import as_tensors
+        from strop.models.module_form import open_module
+        from strop.training.narrow import narrower, shallower
+
+        form, module = open_module(model)
+        rows = np.arange(min(_TRACED, len(ctx.data["train"])))
+        inputs = as_tensors(ctx.data["train"].inputs(rows), form.inputs)
+        if kind == "same":
+            return module, []
+        name, _, share = kind.partition("-")
+        if name in _COPIES:
+            make = {"narrow": narrower, "shallow": shallower}[name]
+            op = make(module, form, inputs, float(share))
+        elif ctx.student is not None:
+            op = module_plan.student_op(ctx.student)
+        else:
+            raise NotApplicable(f"the student '{kind}' is not at hand")
+        return module_plan.apply_plan(module, [op]), [op]
+
+
+def _batch(model: Model) -> int:
+    """Examples a step; as many as the model insists on, if it does."""
+    from strop.training import TrainSettings
+
+    leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
+    return next((dim for dim in leading if isinstance(dim, int)), TrainSettings.batch)

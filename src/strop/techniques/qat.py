@@ -1,0 +1,197 @@
+"""INT8 with the network trained to bear it: the graph of `int8-static`, its steps learned."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strop.errors import NotApplicable
+from strop.models import graph
+from strop.models.model import Model
+from strop.models.parity import relative_errors
+from strop.records import Applicability, Choice, Space, Target
+from strop.techniques._base import Context, Technique
+from strop.techniques.calibration import Arrays, open_session, sample_rows, watch
+from strop.techniques.folding import prepare
+from strop.techniques.int8_static import StaticINT8, weight_bits
+from strop.techniques.observers import Histogram
+from strop.techniques.onnx_view import GraphView
+from strop.techniques.quantisable import Plan, plan
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import nn
+
+    from strop.data import Dataset
+    from strop.models.module_form import ModuleForm
+
+CALIBRATION_ROWS = 256
+"""Rows that the ranges to begin with are taken from."""
+BOUND = 0.02
+"""How far the integer graph may lie from what was trained, relative to each example's outputs.
+
+They round at the same places with the same steps; what differs is the order of summation, which
+now and then carries a value over a rounding edge to the next step.
+"""
+EPOCHS = 20.0
+"""Passes over the training rows at most: the network is nearly what it should be from the start."""
+_BATCH = 32
+_COMPARED = 64
+
+
+class QuantisationAware(Technique):
+    """Weights and activations in INT8 with steps that training has learned, as a QDQ graph.
+
+    The float graph, its batch normalisations folded and frozen, is run in torch with every
+    rounding that the integer graph has (`strop.techniques.quantisable` decides where), and
+    trained to give the original's outputs; labels help where there are some. What is written is
+    the graph that was trained.
+
+    Parameters of the space
+    -----------------------
+    temperature
+        Of the distillation loss, for outputs that are scores of classes.
+    labels
+        Share of the labels in the loss, where there are labels.
+    """
+
+    name = "qat"
+    version = 1
+    consumes = "onnx"
+    produces = ("onnx",)
+    roles = ("train",)
+    packages = ("onnx", "onnxruntime", "torch")
+    stage = 6
+    family = "int8"
+
+    def applies(self, model: Model, target: Target) -> Applicability:
+        verdict = StaticINT8().applies(model, target)
+        if not verdict:
+            return verdict
+        if find_spec("torch") is None:
+            return Applicability.no("needs PyTorch: pip install strop[train]")
+        return Applicability.yes()
+
+    def space(self, model: Model, target: Target) -> Space:
+        return Space(
+            choices=(
+                Choice(name="temperature", values=(4.0,)),
+                Choice(name="labels", values=(0.3,)),
+            )
+        )
+
+    def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
+        from strop.models.onnx_converter import form_of, to_module
+        from strop.techniques.fake_quant import FakeQuantised
+        from strop.training import TrainSettings, train
+
+        data = ctx.data["train"]
+        network = prepare(graph.read(model.forms["onnx"]))
+        chosen = plan(GraphView(network))
+        batch = _fixed_batch(model)
+        ranges = _ranges(network, chosen, data, batch or _BATCH, ctx)
+        bits = weight_bits(ctx.target)
+        student = FakeQuantised(network, chosen, ranges, bits=bits)
+        teacher_model = ctx.teacher or model
+        if "onnx" not in teacher_model.forms:
+            raise NotApplicable("the original has no ONNX form to learn from")
+        teacher = to_module(teacher_model.forms["onnx"])
+        form = form_of(model.signature)
+        settings = TrainSettings(
+            seconds=ctx.seconds,
+            epochs=EPOCHS,
+            task="cosine" if ctx.metric == "cosine" else "auto",
+            batch=batch or TrainSettings.batch,
+            temperature=float(params["temperature"]),
+            label_weight=float(params["labels"]),
+        )
+        report = train(
+            student.module,
+            form=form,
+            teacher=teacher,
+            data=data,
+            settings=settings,
+            workdir=(ctx.keep or ctx.workdir / "scratch") / "qat",
+            deadline=ctx.deadline,
+            seed=ctx.seed,
+            emit=ctx.emit,
+        )
+        result = student.export()
+        inputs = data.inputs(np.arange(batch or _COMPARED) % len(data))
+        error = disagreement(student.module, form, result, inputs)
+        if not error <= BOUND:
+            raise NotApplicable(
+                f"the integer graph differs from what was trained by {error:.2g} of the outputs, "
+                f"more than {BOUND:g}"
+            )
+        # Before the digest is taken: it is over everything in the directory.
+        shutil.rmtree(ctx.workdir / "scratch", ignore_errors=True)
+        graph.write(result, ctx.workdir / "onnx" / "model.onnx")
+        return Model.seal(
+            ctx.workdir,
+            model.signature,
+            meta={
+                **model.meta,
+                "quantised": True,
+                "weight_bits": bits,
+                "int8_layers": [layer.name for layer in chosen.layers],
+                "float_layers": [],
+                "qat": {**report.facts(), "disagreement": round(error, 6)},
+            },
+        )
+
+
+def disagreement(
+    trained: nn.Module, form: ModuleForm, exported: ModelProto, inputs: Mapping[str, np.ndarray]
+) -> float:
+    """How far the integer graph on ONNX Runtime lies from the network that was trained.
+
+    Returns
+    -------
+    The median over the examples of ‖difference‖₂ / ‖trained‖₂, of the output where it is largest.
+    """
+    import torch
+
+    with torch.inference_mode():
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in inputs.items()}
+        expected = form.run(trained.eval(), tensors)
+    session = open_session(exported)
+    names = [entry.name for entry in session.get_outputs()]
+    found = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    return max(
+        float(np.median(relative_errors(value.numpy(), np.asarray(found[name]))))
+        for name, value in expected.items()
+        if value.is_floating_point()
+    )
+
+
+def _ranges(
+    network: ModelProto, chosen: Plan, data: Dataset, batch: int, ctx: Context
+) -> dict[str, tuple[float, float]]:
+    """The ranges that training begins with: of least squared error over some rows."""
+    rows = sample_rows(len(data), CALIBRATION_ROWS, ctx.seed)
+    rows = rows[: max(len(rows) // batch, 1) * batch]
+    if len(rows) < batch:
+        rows = np.resize(rows, batch)
+
+    def batches() -> Iterator[Arrays]:
+        for start in range(0, len(rows), batch):
+            yield data.inputs(rows[start : start + batch])
+
+    seen = {name: Histogram() for name in chosen.tensors}
+    observers = {name: [histogram] for name, histogram in seen.items()}
+    try:
+        watch(network, observers, batches, deadline=ctx.deadline)
+    except ValueError as error:
+        raise NotApplicable(f"calibration failed: {error}") from error
+    return {name: histogram.range("mse") for name, histogram in seen.items()}
+
+
+def _fixed_batch(model: Model) -> int | None:
+    """The batch that the model insists on, if it does."""
+    leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
+    return next((dim for dim in leading if isinstance(dim, int)), None)

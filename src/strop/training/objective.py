@@ -1,0 +1,247 @@
+"""What a student is trained for: its teacher's outputs, the labels, and what lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from strop.data import Dataset
+from strop.errors import NotApplicable
+from strop.models.module_form import ModuleForm
+from strop.training.loader import Batch, Loader
+from strop.training.losses import (
+    Kind,
+    class_axis,
+    kind_of,
+    labels_for,
+    output_loss,
+    quality_of,
+)
+from strop.training.settings import TrainSettings
+from strop.training.teacher import TeacherOutputs
+from strop.training.transfer import Taps, match_layers, transfer_loss
+
+Tensors = Mapping[str, torch.Tensor]
+Loss = Callable[[Tensors, "Tensors | None", "torch.Tensor | None"], torch.Tensor]
+"""Student's outputs, teacher's outputs and targets of a batch to a scalar to be minimised."""
+
+_PROBE, _PROBE_BATCH = 512, 64
+_IGNORED = -100
+
+
+class Objective:
+    """The loss of a batch and the quality of a student, under one teacher and one dataset.
+
+    Parameters
+    ----------
+    teacher
+        On the training device, in evaluation mode; None leaves the labels alone.
+    folder
+        Where the teacher's outputs are kept, within ``settings.cache_bytes``.
+    loss
+        Takes the place of the losses on the outputs.
+
+    Raises
+    ------
+    NotApplicable
+        When there is nothing to learn from, or the labels are not the outputs' classes.
+    """
+
+    def __init__(
+        self,
+        form: ModuleForm,
+        teacher: nn.Module | None,
+        data: Dataset,
+        loader: Loader,
+        settings: TrainSettings,
+        folder: Path,
+        loss: Loss | None = None,
+    ) -> None:
+        self._form = form
+        self._teacher = teacher
+        self._loader = loader
+        self._settings = settings
+        self._custom = loss
+        self._pairs: list[tuple[str, str]] = []
+        self._taps: tuple[Taps, Taps] | None = None
+        self.warnings: list[str] = []
+        self.cache = TeacherOutputs(
+            settings.teacher_cache or folder / "teacher",
+            len(data),
+            settings.cache_bytes,
+            self._teach,
+        )
+        self.kinds: dict[str, Kind] = {}
+        self._data = data
+
+    def prepare(self, student: nn.Module) -> None:
+        """Find out what the outputs mean and whether labels and teacher fit; match layers."""
+        rows = np.arange(min(_PROBE, len(self._data)))
+        parts = [self._probe(student, rows[i : i + _PROBE_BATCH]) for i in rows[::_PROBE_BATCH]]
+        outputs = {n: torch.cat([p[n] for p in parts]) for n in self._form.outputs}
+        self.kinds = {n: kind_of(value, self._settings.task) for n, value in outputs.items()}
+        self._check_labels(outputs, rows)
+        if self._teacher is None and not (self._has_labels or self._custom):
+            raise NotApplicable("there is neither a teacher nor a label to learn from")
+        if self._settings.transfer != "none" and self._teacher is not None:
+            few = self._loader.read(rows[:2]).inputs
+            self._pairs = match_layers(
+                self._teacher, student, lambda module: self._form.run(module, few)
+            )
+            if not self._pairs:
+                self.warnings.append(
+                    "no layer of the student matches one of the original: only outputs are matched"
+                )
+
+    def open(self, student: nn.Module) -> None:
+        """Hook the matched layers; :meth:`close` takes the hooks away."""
+        if self._pairs and self._teacher is not None:
+            self._taps = (
+                Taps(self._teacher, [one for one, _ in self._pairs]),
+                Taps(student, [other for _, other in self._pairs]),
+            )
+
+    def close(self) -> None:
+        if self._taps is not None:
+            for taps in self._taps:
+                taps.close()
+            self._taps = None
+
+    @property
+    def quality_name(self) -> str:
+        """What :meth:`quality` measures."""
+        if self.kinds[self._judged] in ("classes", "probabilities"):
+            return "accuracy" if self._has_labels else "agreement"
+        return "closeness"
+
+    def __call__(self, student: nn.Module, batch: Batch) -> torch.Tensor:
+        """The loss of `student` on a batch, with its graph."""
+        wanted: Tensors | None = None
+        if self._teacher is not None:
+            live = self._settings.augment or self._taps is not None
+            wanted = self._teach(batch.inputs) if live else self.cache(batch.rows, batch.inputs)
+        outputs = self._form.run(student, batch.inputs)
+        if self._custom is not None:
+            total = self._custom(outputs, wanted, batch.targets)
+        else:
+            total = self._output_loss(outputs, wanted, batch.targets)
+        if self._taps is not None:
+            teacher_taps, student_taps = self._taps
+            parts = [
+                transfer_loss(
+                    self._settings.transfer, teacher_taps.outputs[one], student_taps.outputs[other]
+                )
+                for one, other in self._pairs
+            ]
+            total = total + self._settings.transfer_weight * torch.stack(parts).mean()
+        return total
+
+    def quality(self, student: nn.Module, rows: np.ndarray, batch: int) -> float:
+        """Mean quality of `student` on some rows, in evaluation mode."""
+        name = self._judged
+        found = []
+        student.eval()
+        with torch.inference_mode():
+            for start in range(0, len(rows), batch):
+                part = self._loader.read(rows[start : start + batch])
+                output = self._form.run(student, part.inputs)[name]
+                labels = wanted = None
+                if name == self._labelled:
+                    labels = labels_for(self.kinds[name], output, part.targets)
+                if labels is None and self._teacher is not None:
+                    wanted = self.cache(part.rows, part.inputs)[name]
+                found.append(quality_of(self.kinds[name], output, wanted, labels).cpu())
+        return float(torch.cat(found).mean())
+
+    @property
+    def _has_labels(self) -> bool:
+        return self._labelled is not None
+
+    _labelled: str | None = None
+
+    @property
+    def _judged(self) -> str:
+        """The output that quality is measured on: the labelled one, else the first of classes."""
+        if self._labelled is not None:
+            return self._labelled
+        return next(
+            (n for n, kind in self.kinds.items() if kind in ("classes", "probabilities")),
+            self._form.outputs[0],
+        )
+
+    def _output_loss(
+        self, outputs: Tensors, wanted: Tensors | None, targets: torch.Tensor | None
+    ) -> torch.Tensor:
+        parts = []
+        for name in self._form.outputs:
+            output, kind = outputs[name], self.kinds[name]
+            if not output.is_floating_point():
+                continue
+            labels = None
+            if name == self._labelled:
+                labels = labels_for(kind, output, targets)
+            if wanted is None and labels is None:
+                continue
+            parts.append(
+                output_loss(
+                    kind,
+                    output,
+                    output.detach() if wanted is None else wanted[name],
+                    labels,
+                    temperature=self._settings.temperature,
+                    label_weight=1.0 if wanted is None else self._settings.label_weight,
+                )
+            )
+        return torch.stack(parts).mean()
+
+    def _teach(self, inputs: Tensors) -> dict[str, torch.Tensor]:
+        assert self._teacher is not None
+        with torch.no_grad():
+            return self._form.run(self._teacher, inputs)
+
+    def _probe(self, student: nn.Module, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        batch = self._loader.read(rows)
+        if self._teacher is not None:
+            return self.cache(rows, batch.inputs)
+        with torch.no_grad():
+            return self._form.run(student.eval(), batch.inputs)
+
+    def _check_labels(self, outputs: Tensors, rows: np.ndarray) -> None:
+        """Choose the output that the labels are of; warn of, or refuse, what does not fit."""
+        if not self._data.has_target:
+            return
+        given = self._loader.read(rows).targets
+        for name, output in outputs.items():
+            labels = labels_for(self.kinds[name], output, given)
+            if labels is None:
+                continue
+            self._check_range(output.shape[class_axis(output)])
+            self._labelled = name
+            if self._teacher is None:
+                return
+            right = output.argmax(class_axis(output)) == labels
+            share = float(right[labels != _IGNORED].float().mean())
+            common = torch.unique(labels[labels != _IGNORED], return_counts=True)[1].max()
+            if share < int(common) / labels.numel():
+                self._labelled = None
+                self.warnings.append(
+                    f"the original is right on {share:.0%} of {len(rows)} training labels, less "
+                    "than the commonest label alone would be: training follows the original and "
+                    "leaves the labels out"
+                )
+            return
+        self.warnings.append("the targets are no class numbers of an output: training leaves them")
+
+    def _check_range(self, classes: int) -> None:
+        every = np.asarray(self._data.targets())
+        wrong = (every != _IGNORED) & ((every < 0) | (every >= classes))
+        if wrong.any():
+            row = int(np.argwhere(wrong)[0][0])
+            raise NotApplicable(
+                f"the label {every[wrong][0]} of training example {row} (one of "
+                f"{int(wrong.sum())} such) is outside 0…{classes - 1}"
+            )

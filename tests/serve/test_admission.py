@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from strop.serve.admission import Admission
+
+from .test_curve import linear
+
+
+def test_an_idle_worker_answers_after_one_batch() -> None:
+    admission = Admission(linear(), workers=1)
+    assert admission.completion(5.0, 0.0, 0, 1) == pytest.approx(5.0 + 1.2 * 0.0025)
+
+
+def test_rows_ahead_take_rounds_and_the_own_batch_is_taken_to_be_full() -> None:
+    admission = Admission(linear(), workers=1)
+    busy = admission.completion(0.0, 0.01, rows_ahead=5, rows=1)
+    assert busy == pytest.approx(0.01 + 1.2 * 0.018)
+    behind = admission.completion(0.0, 0.01, rows_ahead=64, rows=1)
+    assert behind == pytest.approx(0.01 + 2 * 0.018 + 1.2 * 0.018)
+    assert Admission(linear(), workers=3).completion(0.0, 0.01, 64, 1) == pytest.approx(busy)
+
+
+def test_completion_never_falls_with_more_ahead() -> None:
+    admission = Admission(linear(), workers=2, slo=0.05)
+    times = [admission.completion(0.0, 0.01, ahead, 1) for ahead in range(300)]
+    assert all(np.diff(times) >= -1e-12)
+
+
+def test_the_margin_settles_where_few_answers_are_late() -> None:
+    admission = Admission(linear(), workers=1)
+    rng = np.random.default_rng(0)
+    late = 0
+    for number, error in enumerate(0.004 * np.exp(0.3 * rng.standard_normal(5000))):
+        late += number >= 100 and error > admission.margin
+        admission.learn(0.0, float(error))
+    assert 0.001 < late / 4900 < 0.03
+    assert 0.004 < admission.margin < 0.02
+
+
+def test_what_is_answered_early_makes_no_negative_margin() -> None:
+    admission = Admission(linear(), workers=1)
+    for _ in range(200):
+        admission.learn(1.0, 0.5)
+    assert admission.margin == 0.0
+
+
+def test_one_stall_does_not_close_the_door_and_is_forgotten() -> None:
+    admission = Admission(linear(), workers=1, slo=0.1)
+    admission.learn(0.0, 60.0)
+    assert admission.margin == 0.05
+    for _ in range(100):
+        admission.learn(0.0, 0.007)
+    assert admission.margin == 0.007
+
+
+def test_drain_seconds() -> None:
+    admission = Admission(linear(), workers=1)
+    assert admission.drain_seconds(0) == 0.0
+    assert admission.drain_seconds(320) == pytest.approx(10 * 0.018)

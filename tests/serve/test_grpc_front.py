@@ -1,0 +1,539 @@
+"""The gRPC front on the wire: what tritonclient does not send, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import shlex
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from strop.errors import InputError
+from strop.serve.batcher import Batcher
+from strop.serve.codec import Limits
+from strop.serve.config import ServerConfig
+from strop.serve.core import Core
+from strop.serve.grpc_front import GrpcFront
+from strop.serve.proto import SERVICE, message
+from strop.serve.settings import ModelSettings
+
+from . import fakes
+
+Code = grpc.StatusCode
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+class Client:
+    """Calls by name, on a channel of its own."""
+
+    def __init__(self, address: str, credentials: Any = None, **options: Any) -> None:
+        if credentials is None:
+            self.channel = grpc.aio.insecure_channel(address, **options)
+        else:
+            self.channel = grpc.aio.secure_channel(address, credentials, **options)
+
+    def call(self, name: str, request: Any = None, **options: Any) -> Any:
+        made = self.channel.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=lambda it: it if isinstance(it, bytes) else it.SerializeToString(),
+            response_deserializer=message(f"{name}Response").FromString,
+        )
+        return made(message(f"{name}Request")() if request is None else request, **options)
+
+    def stream(self, requests: Any, **options: Any) -> Any:
+        made = self.channel.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer",
+            request_serializer=message("ModelInferRequest").SerializeToString,
+            response_deserializer=message("ModelStreamInferResponse").FromString,
+        )
+        return made(requests, **options)
+
+    async def refused(self, name: str, request: Any, **options: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(name, request, **options)
+        found: grpc.aio.AioRpcError = caught.value
+        return found
+
+
+def run(
+    tmp_path: Path,
+    body: Callable[[Client, Core], Awaitable[None]],
+    *,
+    credentials: Any = None,
+    channel: dict[str, Any] | None = None,
+    **config: Any,
+) -> None:
+    """Serve ``y = 2 x`` as ``affine`` in this process, and let `body` ask it."""
+
+    async def main() -> None:
+        core = Core()
+        path = fakes.scaling(tmp_path / "affine.onnx")
+        settings = ModelSettings(path=path, threads=1)
+        await core.repository.load("affine", settings)
+        front = GrpcFront(core, ServerConfig(models={"affine": settings}, **config))
+        port = await front.start("127.0.0.1", 0)
+        client = Client(f"localhost:{port}", credentials, **(channel or {}))
+        try:
+            await asyncio.wait_for(body(client, core), 30)
+            assert front.in_flight == 0
+        finally:
+            await client.channel.close()
+            await core.drain(1.0)
+            await front.stop(0.5)
+
+    asyncio.run(main())
+
+
+def raw(array: np.ndarray = X, datatype: str = "FP32", **fields: Any) -> Any:
+    request = message("ModelInferRequest")(model_name="affine", **fields)
+    request.inputs.add(name="x", datatype=datatype, shape=array.shape)
+    request.raw_input_contents.append(array.tobytes())
+    return request
+
+
+def typed(**contents: Any) -> Any:
+    request = message("ModelInferRequest")(model_name="affine")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 4], contents=contents)
+    return request
+
+
+def output(response: Any) -> np.ndarray:
+    (described,) = response.outputs
+    assert described.datatype == "FP32"
+    return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(described.shape)
+
+
+def test_raw_and_typed_contents(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        found = await client.call("ModelInfer", raw(id="mine"))
+        np.testing.assert_array_equal(output(found), 2 * X)
+        assert (found.id, found.model_name, found.model_version) == ("mine", "affine", "1")
+        found = await client.call("ModelInfer", typed(fp32_contents=[1, 2, 3, 4.5]))
+        np.testing.assert_array_equal(output(found), [[2, 4, 6, 9]])
+
+    run(tmp_path, body)
+
+
+def test_what_is_wrong_with_a_request_is_said(tmp_path: Path) -> None:
+    def changed(change: Callable[[Any], Any]) -> Any:
+        request = raw()
+        change(request)
+        return request
+
+    wrong: list[tuple[Any, Code, str]] = [
+        (typed(fp32_contents=[1, 2]), Code.INVALID_ARGUMENT, "2 fp32_contents"),
+        (typed(fp64_contents=[1, 2, 3, 4]), Code.INVALID_ARGUMENT, "0 fp32_contents"),
+        (
+            typed(fp32_contents=[1, 2, 3, 4], int_contents=[1]),
+            Code.INVALID_ARGUMENT,
+            "all its contents",
+        ),
+        (raw(X[:, :2].copy()), Code.INVALID_ARGUMENT, "float32"),
+        (raw(X.astype(np.float64), "FP64"), Code.INVALID_ARGUMENT, "float64"),
+        (raw(X, "FP99"), Code.INVALID_ARGUMENT, "no datatype 'FP99'"),
+        (changed(lambda it: it.raw_input_contents.append(b"")), Code.INVALID_ARGUMENT, "belong"),
+        (changed(lambda it: it.ClearField("inputs")), Code.INVALID_ARGUMENT, "no inputs"),
+        (changed(lambda it: it.inputs[0].shape.append(-1)), Code.INVALID_ARGUMENT, "natural"),
+        (
+            changed(lambda it: it.inputs[0].shape.extend([2**62, 2**62])),
+            Code.RESOURCE_EXHAUSTED,
+            "elements",
+        ),
+        (changed(lambda it: it.inputs[0].shape.append(7)), Code.INVALID_ARGUMENT, "bytes"),
+        (changed(lambda it: it.outputs.add(name="z")), Code.INVALID_ARGUMENT, "'z'"),
+        (
+            changed(lambda it: it.parameters["sequence_id"].CopyFrom(_param(int64_param=3))),
+            Code.INVALID_ARGUMENT,
+            "sequences",
+        ),
+        (
+            changed(lambda it: it.parameters["timeout"].CopyFrom(_param(string_param="5"))),
+            Code.INVALID_ARGUMENT,
+            "'timeout'",
+        ),
+        (
+            changed(
+                lambda it: (
+                    it.inputs[0]
+                    .parameters["shared_memory_region"]
+                    .CopyFrom(_param(string_param="r"))
+                )
+            ),
+            Code.INVALID_ARGUMENT,
+            "shared memory",
+        ),
+        (changed(lambda it: setattr(it, "model_name", "absent")), Code.NOT_FOUND, "absent"),
+        (changed(lambda it: setattr(it, "model_name", "../x")), Code.NOT_FOUND, "no model"),
+        (changed(lambda it: setattr(it, "model_version", "9")), Code.NOT_FOUND, "version '9'"),
+        (b"\xff\xff\xff", Code.INVALID_ARGUMENT, "no ModelInferRequest"),
+    ]
+
+    async def body(client: Client, core: Core) -> None:
+        for request, code, words in wrong:
+            error = await client.refused("ModelInfer", request)
+            assert error.code() == code, (error, words)
+            assert words in (error.details() or ""), words
+            assert str(tmp_path) not in (error.details() or "")
+        # None of it has done any harm.
+        np.testing.assert_array_equal(output(await client.call("ModelInfer", raw())), 2 * X)
+
+    run(tmp_path, body)
+
+
+def _param(**value: Any) -> Any:
+    return message("InferParameter")(**value)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "bad"),
+    [
+        ("INT8", "int_contents", 128),
+        ("UINT8", "uint_contents", 256),
+        ("INT16", "int_contents", -(2**15) - 1),
+    ],
+)
+def test_integers_that_do_not_fit_are_refused(datatype: str, field: str, bad: int) -> None:
+    from strop.serve.errors import BadRequest
+    from strop.serve.grpc_codec import decode_request
+
+    request = message("ModelInferRequest")(model_name="m")
+    request.inputs.add(name="x", datatype=datatype, shape=[2], contents={field: [1, bad]})
+    with pytest.raises(BadRequest, match=datatype):
+        decode_request(request, 0.0, None, Limits())
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "UINT64", "INT64", "FP64", "BYTES"])
+def test_other_contents_decode(datatype: str) -> None:
+    from strop.serve.grpc_codec import decode_request
+
+    field, values = {
+        "BOOL": ("bool_contents", [True, False]),
+        "UINT64": ("uint64_contents", [0, 2**64 - 1]),
+        "INT64": ("int64_contents", [-(2**63), 1]),
+        "FP64": ("fp64_contents", [0.1, float("nan")]),
+        "BYTES": ("bytes_contents", [b"", b"\xff"]),
+    }[datatype]
+    request = message("ModelInferRequest")(model_name="m")
+    request.inputs.add(name="x", datatype=datatype, shape=[2], contents={field: values})
+    np.testing.assert_array_equal(decode_request(request, 0.0, None, Limits()).inputs["x"], values)
+
+
+def test_a_deadline_is_the_earlier_of_the_calls_and_the_parameters() -> None:
+    from strop.serve.grpc_codec import decode_request
+
+    request = raw()
+    assert decode_request(request, 100.0, None, Limits()).deadline is None
+    assert decode_request(request, 100.0, 2.0, Limits()).deadline == 102.0
+    request.parameters["timeout"].int64_param = 500_000
+    assert decode_request(request, 100.0, 2.0, Limits()).deadline == 100.5
+    assert decode_request(request, 100.0, 0.25, Limits()).deadline == 100.25
+
+
+def _fake_model(core: Core, session: Any, **settings: Any) -> Batcher:
+    """Put a session made by hand behind the name ``affine``."""
+    batcher = Batcher(fakes.served(session, max_batch=1, **settings), core.loop)
+    entry = core.repository._entries["affine"]
+    entry.batchers["1"] = entry.newest = batcher
+    return batcher
+
+
+def test_cancelling_and_deadlines_take_requests_back(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        session = fakes.Doubling()
+        session.gate.clear()
+        batcher = _fake_model(core, session)
+        # One runs, and one is at hand for when it is done.
+        running = [asyncio.ensure_future(_outcome(client)) for _ in range(2)]
+        await _until(lambda: batcher.running_rows == 2)
+        waiting = client.call("ModelInfer", raw(X[:1]))
+        await _until(lambda: batcher.queued == 1)
+        waiting.cancel()
+        await _until(lambda: batcher.queued == 0)
+        error = await client.refused("ModelInfer", raw(X[:1]), timeout=0.2)
+        assert error.code() == Code.DEADLINE_EXCEEDED
+        await _until(lambda: batcher.queued == 0)
+        session.gate.set()
+        for call in running:
+            np.testing.assert_array_equal(output(await call), 2 * X[:1])
+        await asyncio.sleep(0.05)
+        assert session.batches == [1, 1]  # what was taken back was never computed
+        assert batcher.model.statistics.cancelled == 2
+
+    run(tmp_path, body)
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.005)
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        session = fakes.Doubling()
+        session.gate.clear()
+        batcher = _fake_model(core, session, max_queue=1)
+        # One runs, one is at hand, one waits, and two are too many.
+        open_calls = [asyncio.ensure_future(_outcome(client)) for _ in range(5)]
+        await _until(lambda: sum(call.done() for call in open_calls) == 2)
+        errors = [call.result() for call in open_calls if call.done()]
+        for error in errors:
+            assert error.code() == Code.UNAVAILABLE
+            trailing = dict(error.trailing_metadata())
+            assert int(trailing["retry-after"]) >= 1
+            assert int(trailing["retry-after-ms"]) >= 1
+        session.gate.set()
+        await asyncio.gather(*open_calls)
+        assert batcher.model.statistics.success.count == 3
+
+    run(tmp_path, body)
+
+
+async def _outcome(client: Client) -> Any:
+    try:
+        return await client.call("ModelInfer", raw(X[:1]))
+    except grpc.aio.AioRpcError as error:
+        return error
+
+
+def test_a_stream_answers_in_order_and_survives_errors(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        async def requests() -> Any:
+            for number in range(200):
+                array = np.full((1 + number % 3, 4), number, np.float32)
+                if number % 50 == 7:
+                    array = array[:, :2].copy()
+                yield raw(array, id=str(number))
+
+        seen = 0
+        async for response in client.stream(requests()):
+            found = response.infer_response
+            assert found.id == str(seen)
+            if seen % 50 == 7:
+                assert "float32" in response.error_message
+            else:
+                assert not response.error_message
+                assert (output(found) == 2 * seen).all()
+            seen += 1
+        assert seen == 200
+
+    run(tmp_path, body)
+
+
+def test_a_stream_does_not_read_without_a_bound(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        session = fakes.Doubling()
+        session.gate.clear()
+        batcher = _fake_model(core, session)
+
+        async def requests() -> Any:
+            for _ in range(300):
+                yield raw(X[:1])
+
+        call = client.stream(requests())
+        await asyncio.sleep(0.5)
+        assert batcher.queued <= 10
+        call.cancel()
+        await _until(lambda: batcher.queued == 0)
+        session.gate.set()
+
+    run(tmp_path, body, limits=Limits(pipelined=8))
+
+
+@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
+def test_compressed_messages(tmp_path: Path, compression: Any) -> None:
+    array = np.zeros((20, 4), np.float32)
+
+    async def body(client: Client, core: Core) -> None:
+        found = await client.call("ModelInfer", raw(array), compression=compression)
+        np.testing.assert_array_equal(output(found), array)
+
+    run(tmp_path, body)
+
+
+def test_messages_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    big = np.zeros((1 << 16, 4), np.float32)
+    assert len(gzip.compress(big.tobytes())) < 5000
+
+    async def body(client: Client, core: Core) -> None:
+        error = await client.refused("ModelInfer", raw(big))
+        assert error.code() == Code.RESOURCE_EXHAUSTED
+        # A decompression bomb is as large as what comes out of it.
+        bomb = await client.refused("ModelInfer", raw(big), compression=grpc.Compression.Gzip)
+        assert bomb.code() == Code.RESOURCE_EXHAUSTED
+        assert core.repository.model("affine").statistics.executions <= 1
+        np.testing.assert_array_equal(output(await client.call("ModelInfer", raw())), 2 * X)
+
+    run(tmp_path, body, limits=Limits(body=100_000))
+
+
+def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        session = fakes.Doubling()
+        session.gate.clear()
+        _fake_model(core, session)
+        calls = [asyncio.ensure_future(_outcome(client)) for _ in range(20)]
+        await _until(lambda: any(call.done() for call in calls))
+        refused = next(call.result() for call in calls if call.done())
+        assert refused.code() == Code.UNAVAILABLE and "together" in refused.details()
+        session.gate.set()
+        await asyncio.gather(*calls)
+
+    run(tmp_path, body, limits=Limits(in_flight=200))
+
+
+def test_tokens(tmp_path: Path) -> None:
+    (tmp_path / "infer").write_text("token-of-a-client\n")
+    (tmp_path / "admin").write_text("token-of-an-admin\n")
+
+    def bearer(token: str) -> dict[str, Any]:
+        return {"metadata": (("authorization", f"Bearer {token}"),)}
+
+    load = message("RepositoryModelLoadRequest")(model_name="affine")
+
+    async def body(client: Client, core: Core) -> None:
+        assert (await client.call("ServerLive")).live
+        error = await client.refused("ModelInfer", raw())
+        assert error.code() == Code.UNAUTHENTICATED
+        assert (await client.refused("ModelInfer", raw(), **bearer("guess"))).code() == error.code()
+        await client.call("ModelInfer", raw(), **bearer("token-of-a-client"))
+        error = await client.refused("RepositoryModelLoad", load, **bearer("token-of-a-client"))
+        assert error.code() == Code.UNAUTHENTICATED
+        await client.call("RepositoryModelLoad", load, **bearer("token-of-an-admin"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in client.stream(iter([raw()])):
+                pass
+        assert caught.value.code() == Code.UNAUTHENTICATED
+
+    run(tmp_path, body, infer_token_file=tmp_path / "infer", token_file=tmp_path / "admin")
+
+
+def test_admin_calls_are_off_without_a_token(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        for verb in ("Load", "Unload"):
+            request = message(f"RepositoryModel{verb}Request")(model_name="affine")
+            error = await client.refused(f"RepositoryModel{verb}", request)
+            assert error.code() == Code.PERMISSION_DENIED
+        assert core.repository.ready("affine")
+
+    run(tmp_path, body)
+
+
+def test_tls(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        shlex.split(
+            f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout '{key}' -out '{cert}' "
+            "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
+        ),
+        check=True,
+        capture_output=True,
+    )
+
+    async def body(client: Client, core: Core) -> None:
+        np.testing.assert_array_equal(output(await client.call("ModelInfer", raw())), 2 * X)
+
+    credentials = grpc.ssl_channel_credentials(cert.read_bytes())
+    run(tmp_path, body, credentials=credentials, tls_cert=cert, tls_key=key)
+
+
+def test_a_port_that_is_taken_is_bad_input(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = ModelSettings(path=tmp_path)
+        core = Core()
+        first, second = (GrpcFront(core, ServerConfig(models={"m": settings})) for _ in range(2))
+        port = await first.start("127.0.0.1", 0)
+        with pytest.raises(InputError, match=str(port)):
+            await second.start("127.0.0.1", port)
+        await second.stop(0)
+        await first.stop(0)
+        await core.drain(0.1)
+
+    asyncio.run(main())
+
+
+def test_while_draining_new_calls_are_refused_and_open_ones_answered(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        session = fakes.Doubling()
+        session.gate.clear()
+        _fake_model(core, session)
+        running = asyncio.ensure_future(_outcome(client))
+        await asyncio.sleep(0.1)
+        draining = asyncio.ensure_future(core.drain(5.0))
+        await asyncio.sleep(0.05)
+        assert not (await client.call("ServerReady")).ready
+        assert (await client.refused("ModelInfer", raw())).code() == Code.UNAVAILABLE
+        session.gate.set()
+        np.testing.assert_array_equal(output(await running), 2 * X[:1])
+        assert await draining
+
+    run(tmp_path, body)
+
+
+def test_an_idle_stream_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        core = Core()
+        settings = ModelSettings(path=fakes.scaling(tmp_path / "affine.onnx"), threads=1)
+        await core.repository.load("affine", settings)
+        front = GrpcFront(core, ServerConfig(models={"affine": settings}))
+        client = Client(f"localhost:{await front.start('127.0.0.1', 0)}")
+        silence = asyncio.Event()
+
+        async def requests() -> Any:
+            yield raw()
+            await silence.wait()
+
+        call = client.stream(requests())
+        assert not (await call.read()).error_message
+        await core.drain(1.0)
+        begun = time.monotonic()
+        await front.stop(20.0)
+        assert time.monotonic() - begun < 5
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() == Code.OK
+        silence.set()
+        await client.channel.close()
+
+    asyncio.run(main())
+
+
+def test_the_descriptor_is_that_of_the_proto() -> None:
+    from strop.serve.proto import generate
+
+    pytest.importorskip("grpc_tools")
+    assert (generate.HERE / "descriptor.py").read_text(encoding="utf-8") == generate.generated()
+
+
+def test_field_numbers_are_those_of_the_public_protocol() -> None:
+    """Beside tritonclient's own messages, in one process: the pools are apart."""
+    from google.protobuf import descriptor_pool
+
+    pytest.importorskip("tritonclient.grpc")
+    pool: Any = descriptor_pool.Default()
+    checked = 0
+    for name in message("ModelInferRequest").DESCRIPTOR.file.message_types_by_name:
+        ours = message(name).DESCRIPTOR
+        theirs = pool.FindMessageTypeByName(f"inference.{name}")
+        assert theirs is not ours
+        for field in _fields(ours):
+            assert field in _fields(theirs), (name, field)
+            checked += 1
+    assert checked > 100
+
+
+def _fields(descriptor: Any, prefix: str = "") -> set[tuple[Any, ...]]:
+    found = set()
+    for field in descriptor.fields:
+        found.add((prefix + field.name, field.number, field.type, field.is_repeated))
+    for nested in descriptor.nested_types:
+        found |= _fields(nested, f"{prefix}{nested.name}.")
+    return found

@@ -1,0 +1,399 @@
+"""What went wrong in other servers, asked of this one; each test is named after its issue.
+
+One server process with three models that compute ``y = 2 x`` after a stretch of matrix products:
+`light` (at most 4 rows a batch), `single` (1 row a batch), and `heavy` (1 row a batch, a queue of
+40, some 10 ms a request).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from . import fakes, serving
+from .serving import Running
+
+triton = pytest.importorskip("tritonclient.grpc")
+
+TOKEN = "admin-token-of-the-tests"
+
+
+def network(path: Path, width: int, depth: int) -> Path:
+    """``y = 2 x`` of float32[n, 4], with `depth` products of width² beside it that add nothing."""
+    random = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", ["x", "first"], ["h0"])]
+    for step in range(depth):
+        nodes += [
+            helper.make_node("MatMul", [f"h{step}", "w"], [f"m{step}"]),
+            helper.make_node("Tanh", [f"m{step}"], [f"h{step + 1}"]),
+        ]
+    nodes += [
+        helper.make_node("ReduceSum", [f"h{depth}", "axes"], ["s"], keepdims=1),
+        helper.make_node("Mul", ["s", "zero"], ["z"]),
+        helper.make_node("Mul", ["x", "two"], ["d"]),
+        helper.make_node("Add", ["d", "z"], ["y"]),
+    ]
+    constants = {
+        "first": random.standard_normal((4, width)).astype(np.float32),
+        "w": (random.standard_normal((width, width)) / width).astype(np.float32),
+        "axes": np.array([1], np.int64),
+        "zero": np.float32(0),
+        "two": np.float32(2),
+    }
+    ports = [[(name, TensorProto.FLOAT, ["n", 4])] for name in "xy"]
+    return fakes.network(path, nodes, *ports, constants)
+
+
+def configuration(folder: Path) -> Path:
+    network(folder / "light.onnx", 64, 4)
+    network(folder / "heavy.onnx", 1024, 100)
+    (folder / "tokens").write_text(f"{TOKEN}\n")
+    (folder / "serve.yaml").write_text(
+        "token_file: tokens\n"
+        "models:\n"
+        "  light: {path: light.onnx, max_batch: 4}\n"
+        "  single: {path: light.onnx, max_batch: 1}\n"
+        "  heavy: {path: heavy.onnx, max_batch: 1, max_queue: 40}\n"
+    )
+    return folder / "serve.yaml"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    config = configuration(tmp_path_factory.mktemp("models"))
+    with serving.serving("--config", config, grpc=True, metrics=True) as running:
+        yield running
+        assert running.stop() == 0
+
+
+class Asker:
+    """One keep-alive connection."""
+
+    def __init__(self, server: Running) -> None:
+        self.connection = http.client.HTTPConnection(server.address, timeout=60)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __call__(
+        self, model: str, rows: np.ndarray, **parameters: Any
+    ) -> tuple[int, dict[str, str], Any]:
+        body = {
+            "inputs": [
+                {"name": "x", "datatype": "FP32", "shape": rows.shape, "data": rows.tolist()}
+            ],
+            "parameters": parameters,
+        }
+        self.connection.request("POST", f"/v2/models/{model}/infer", json.dumps(body))
+        response = self.connection.getresponse()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, headers, json.loads(response.read())
+
+
+def once(
+    server: Running, model: str, rows: np.ndarray, **parameters: Any
+) -> tuple[int, dict[str, str], Any]:
+    """One request on a connection of its own."""
+    with contextlib.closing(Asker(server)) as ask:
+        return ask(model, rows, **parameters)
+
+
+def values(document: Any) -> np.ndarray:
+    (output,) = document["outputs"]
+    return np.array(output["data"], np.float32).reshape(output["shape"])
+
+
+def statistics(server: Running, model: str) -> Any:
+    connection = http.client.HTTPConnection(server.address, timeout=60)
+    connection.request("GET", f"/v2/models/{model}/stats")
+    (entry,) = json.loads(connection.getresponse().read())["model_stats"]
+    connection.close()
+    return entry
+
+
+def metric(server: Running, name: str) -> float:
+    connection = http.client.HTTPConnection(server.address_of("metrics"), timeout=60)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    (line,) = (it for it in text.splitlines() if it.startswith(name))
+    return float(line.split()[-1])
+
+
+def together(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """`work` of 0, 1 … at the same time, each on a thread of its own."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, range(count)))
+
+
+def ask_many(server: Running, model: str, *, clients: int = 16, requests: int = 40) -> None:
+    """Requests of 1 to 3 rows, each with its own values, over both fronts, and checked."""
+
+    def rows_of(client: int, number: int) -> np.ndarray:
+        rows = 1 if model == "single" else 1 + (client + number) % 3
+        return np.full((rows, 4), client * 1000 + number, np.float32) + np.arange(4) / 8
+
+    def over_http(client: int) -> None:
+        with contextlib.closing(Asker(server)) as ask:
+            for number in range(requests):
+                rows = rows_of(client, number)
+                status, _, found = ask(model, rows)
+                assert status == 200, found
+                np.testing.assert_array_equal(values(found), 2 * rows)
+
+    def over_grpc(client: int) -> None:
+        answers: queue.Queue[Any] = queue.Queue()
+        with triton.InferenceServerClient(server.address_of("grpc")) as made:
+            for number in range(requests):
+                rows = rows_of(client, number)
+                given = triton.InferInput("x", list(rows.shape), "FP32")
+                given.set_data_from_numpy(rows.astype(np.float32))
+                made.async_infer(
+                    model,
+                    [given],
+                    callback=lambda result, error, rows=rows: answers.put((rows, result, error)),
+                )
+            for _ in range(requests):
+                rows, result, error = answers.get(timeout=60)
+                assert error is None
+                np.testing.assert_array_equal(result.as_numpy("y"), 2 * rows)
+
+    together(clients, lambda client: (over_http if client % 2 else over_grpc)(client))
+
+
+def test_mlserver_1306_answers_are_not_mixed_up_under_batching(server: Running) -> None:
+    before = statistics(server, "light")
+    ask_many(server, "light")
+    after = statistics(server, "light")
+    answered = after["inference_stats"]["success"]["count"]
+    answered -= before["inference_stats"]["success"]["count"]
+    assert answered == 16 * 40
+    # There were batches to mix answers up in.
+    assert after["execution_count"] - before["execution_count"] < answered
+
+
+def test_bentoml_3710_and_3859_no_batch_is_larger_than_its_limit(server: Running) -> None:
+    ask_many(server, "light", requests=20)
+    sizes = [entry["batch_size"] for entry in statistics(server, "light")["batch_stats"]]
+    assert max(sizes) <= 4
+    # Rows count, not requests.
+    assert (
+        statistics(server, "light")["inference_count"]
+        > (statistics(server, "light")["inference_stats"]["success"]["count"])
+    )
+    rows = np.arange(24, dtype=np.float32).reshape(6, 4)
+    status, _, found = once(server, "light", rows)
+    assert status == 400 and "4" in found["error"]
+
+
+def test_bentoml_4856_a_largest_batch_of_one_works(server: Running) -> None:
+    ask_many(server, "single", requests=20)
+    sizes = [entry["batch_size"] for entry in statistics(server, "single")["batch_stats"]]
+    assert sizes == [1]
+
+
+def test_mlserver_886_and_ray_42593_no_hang_under_load_with_clients_that_leave(
+    server: Running,
+) -> None:
+    body = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]}
+    ).encode()
+    leaving = threading.Event()
+
+    def leave() -> None:
+        while not leaving.is_set():
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+                connection.sendall(serving.post("/v2/models/heavy/infer", body)[:-1])
+                connection.sendall(body[-1:])
+                connection.close()
+
+    leavers = [threading.Thread(target=leave) for _ in range(4)]
+    for thread in leavers:
+        thread.start()
+    try:
+        ask_many(server, "light", clients=24, requests=20)
+    finally:
+        leaving.set()
+        for thread in leavers:
+            thread.join(20)
+    end = time.monotonic() + 20
+    while metric(server, 'nv_inference_pending_request_count{model="heavy"'):
+        assert time.monotonic() < end, "the requests of clients that left are still there"
+        time.sleep(0.05)
+    for model in ("light", "heavy"):
+        assert once(server, model, np.ones((1, 4), np.float32))[0] == 200
+
+
+def test_mlserver_a_full_queue_sheds_and_does_not_block(server: Running) -> None:
+    def one(client: int) -> tuple[int, float, Any, Any]:
+        with contextlib.closing(Asker(server)) as ask:
+            ask.connection.connect()
+            barrier.wait()
+            begun = time.monotonic()
+            status, headers, found = ask("heavy", np.full((1, 4), client, np.float32))
+            return status, time.monotonic() - begun, headers, found
+
+    barrier = threading.Barrier(80)
+    outcomes = together(80, one)
+    shed = [outcome for outcome in outcomes if outcome[0] == 503]
+    assert {outcome[0] for outcome in outcomes} == {200, 503}
+    assert 10 <= len(shed) <= 40
+    for _, _, headers, found in shed:
+        assert int(headers["retry-after"]) >= 1
+        assert "error" in found
+    for client, (status, _, _, found) in enumerate(outcomes):
+        if status == 200:
+            assert (values(found) == 2 * client).all()
+    slowest = max(seconds for status, seconds, _, _ in outcomes if status == 200)
+    median = sorted(seconds for _, seconds, _, _ in shed)[len(shed) // 2]
+    assert median < slowest / 2
+
+
+def test_litserve_423_timeouts_are_kept(server: Running) -> None:
+    """Behind a third of a second of work, 50 ms are over long before its turn comes."""
+    before = statistics(server, "heavy")["inference_stats"]["success"]["count"]
+    filling = [
+        threading.Thread(target=once, args=(server, "heavy", np.ones((1, 4), np.float32)))
+        for _ in range(35)
+    ]
+    for thread in filling:
+        thread.start()
+    end = time.monotonic() + 10
+    while metric(server, 'nv_inference_pending_request_count{model="heavy"') < 20:
+        assert time.monotonic() < end
+    status, _, found = once(server, "heavy", np.ones((1, 4), np.float32), timeout=50_000)
+    still_waiting = metric(server, 'nv_inference_pending_request_count{model="heavy"')
+    assert status in (503, 504), found
+    assert still_waiting > 0
+    given = triton.InferInput("x", [1, 4], "FP32")
+    given.set_data_from_numpy(np.ones((1, 4), np.float32))
+    with (
+        triton.InferenceServerClient(server.address_of("grpc")) as client,
+        pytest.raises(Exception, match=r"DEADLINE_EXCEEDED|UNAVAILABLE"),
+    ):
+        client.infer("heavy", [given], client_timeout=0.05)
+    for thread in filling:
+        thread.join(20)
+    after = statistics(server, "heavy")["inference_stats"]["success"]["count"]
+    assert after - before == 35  # neither of the two was computed
+
+
+def test_triton_6230_a_model_is_never_unknown_while_it_is_replaced(server: Running) -> None:
+    """Only "not now" may be said of a model that is on its way in or out, never "no such model"."""
+    stop = threading.Event()
+    said: list[tuple[str, str]] = []
+    answered: list[int] = []
+
+    def ask() -> None:
+        rows = np.ones((1, 4), np.float32)
+        with (
+            contextlib.closing(Asker(server)) as made,
+            triton.InferenceServerClient(server.address_of("grpc")) as client,
+        ):
+            while not stop.is_set():
+                status, _, found = made("single", rows)
+                if status == 200:
+                    answered.append(status)
+                else:
+                    said.append((str(status), found["error"]))
+                given = triton.InferInput("x", [1, 4], "FP32")
+                given.set_data_from_numpy(rows)
+                try:
+                    client.infer("single", [given])
+                except Exception as error:
+                    said.append((str(error.status()), error.message()))
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in askers:
+        thread.start()
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with triton.InferenceServerClient(server.address_of("grpc")) as admin:
+        while not answered:
+            time.sleep(0.001)
+        for _ in range(15):
+            admin.load_model("single", headers=headers)
+        seen_while_reloading = list(said)
+        admin.unload_model("single", headers=headers)
+        admin.load_model("single", headers=headers)
+    stop.set()
+    for thread in askers:
+        thread.join(20)
+    assert not seen_while_reloading
+    assert len(answered) > 15
+    assert {code for code, _ in said} <= {"503", "StatusCode.UNAVAILABLE"}
+
+
+def test_triton_4528_reloading_does_not_leak(server: Running) -> None:
+    """Each copy of `heavy` is 4 MB, and the allocator keeps some of them for a while: resident
+    memory moves up and down by several copies, but it must not go up.
+    """
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    resident = []
+    with triton.InferenceServerClient(server.address_of("grpc")) as admin:
+        for _ in range(30):
+            admin.unload_model("heavy", headers=headers)
+            admin.load_model("heavy", headers=headers)
+            resident.append(metric(server, "process_resident_memory_bytes"))
+    # Twenty copies kept would be 80 MB, half of all there is.
+    assert min(resident[-10:]) < 1.05 * max(resident[:10])
+
+
+def test_triton_6286_open_requests_are_answered_before_the_end(tmp_path: Path) -> None:
+    with serving.serving("--config", configuration(tmp_path), grpc=True) as running:
+        outcomes: queue.Queue[Any] = queue.Queue()
+        rows = np.ones((1, 4), np.float32)
+
+        def over_http() -> None:
+            try:
+                outcomes.put(once(running, "heavy", rows)[0])
+            except OSError as error:
+                outcomes.put(error)
+
+        asking = [threading.Thread(target=over_http) for _ in range(15)]
+        for thread in asking:
+            thread.start()
+        with triton.InferenceServerClient(running.address_of("grpc")) as client:
+            for _ in range(15):
+                given = triton.InferInput("x", [1, 4], "FP32")
+                given.set_data_from_numpy(rows)
+                client.async_infer(
+                    "heavy",
+                    [given],
+                    callback=lambda result, error: outcomes.put(200 if error is None else error),
+                )
+            end = time.monotonic() + 10
+            while _taken(running) < 30:
+                assert time.monotonic() < end
+                time.sleep(0.005)
+            running.process.send_signal(signal.SIGTERM)
+            found = [outcomes.get(timeout=30) for _ in range(30)]
+        for thread in asking:
+            thread.join(10)
+        assert found == [200] * 30
+        assert running.process.wait(20) == 0
+        assert running.wait_for("stopped")["answered"] is True
+
+
+def _taken(server: Running) -> int:
+    """Requests that were answered, wait or run."""
+    connection = http.client.HTTPConnection(server.address, timeout=10)
+    connection.request("GET", "/overview.json")
+    models = json.loads(connection.getresponse().read())["models"]
+    connection.close()
+    (heavy,) = (it for it in models if it["name"] == "heavy")
+    return int(heavy["success"] + heavy["waiting"]) + 2

@@ -1,0 +1,248 @@
+"""Quantisation-aware training: what is trained is what the engines run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from strop import engines
+from strop.data import Dataset
+from strop.models import graph
+from strop.models.model import Model
+from strop.models.onnx_converter import form_of, to_module
+from strop.models.parity import relative_errors
+from strop.records import SessionSpec
+from strop.techniques import Context, qat
+from strop.techniques.fake_quant import ActivationStep, FakeQuantised, WeightStep
+from strop.techniques.folding import prepare
+from strop.techniques.onnx_view import GraphView
+from strop.techniques.qat import BOUND, QuantisationAware, disagreement
+from strop.techniques.quantisable import plan
+from strop.testing import graphs
+from strop.testing.targets import target
+from strop.testing.techniques import TechniqueConformance
+
+from . import small_modules as small
+
+SOURCES = {
+    "residual": (small.RESIDUAL, small.images()),
+    "encoder": (small.ENCODER, small.sequences()),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short() -> Iterator[None]:
+    """Two passes over the rows, which is enough to change everything that changes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat, "EPOCHS", 2.0)
+        yield
+
+
+class TestConformance(TechniqueConformance):
+    technique = "qat"
+
+
+@pytest.fixture(scope="module", params=sorted(SOURCES))
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Model, Model, Dataset]:
+    """The original, what QAT made of it, and the rows."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model, rows = small.write(*SOURCES[request.param], folder)
+    return model, apply(model, rows, folder / "out"), rows
+
+
+def apply(model: Model, rows: Dataset, workdir: Path) -> Model:
+    workdir.mkdir()
+    technique = QuantisationAware()
+    params = technique.space(model, target()).default
+    return technique.apply(
+        model, params, Context(workdir, target(), {"train": rows}, teacher=model)
+    )
+
+
+def run(model: Model, engine: str, rows: Dataset, workdir: Path) -> dict[str, np.ndarray]:
+    workdir.mkdir()
+    artifact = engines.get(engine).build(model, {}, workdir)
+    spec = SessionSpec(engine=engine, artifact=str(artifact), signature=model.signature)
+    session = engines.open_session(spec)
+    try:
+        return session.run(rows.inputs())
+    finally:
+        session.close()
+
+
+def start(model: Model, low: float, high: float) -> tuple[FakeQuantised, onnx.ModelProto]:
+    """A fake-quantised network with the same range everywhere."""
+    network = prepare(graph.read(model.forms["onnx"]))
+    chosen = plan(GraphView(network))
+    return FakeQuantised(network, chosen, dict.fromkeys(chosen.tensors, (low, high))), network
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_both_engines_give_what_the_original_gives(
+    trained: tuple[Model, Model, Dataset], engine: str, tmp_path: Path
+) -> None:
+    model, after, rows = trained
+    wanted = run(model, "onnxruntime", rows, tmp_path / "float")
+    found = run(after, engine, rows, tmp_path / "int8")
+    for name, value in wanted.items():
+        assert np.median(relative_errors(value, found[name])) < 0.15
+
+
+def test_the_integer_graph_equals_what_was_trained(trained: tuple[Model, Model, Dataset]) -> None:
+    assert trained[1].meta["qat"]["disagreement"] <= BOUND
+
+
+def test_openvino_executes_the_layers_in_integers(trained: tuple[Model, Model, Dataset]) -> None:
+    engines.quiet_telemetry()
+    import openvino
+
+    model = openvino.Core().read_model(trained[1].forms["onnx"])
+    compiled = openvino.Core().compile_model(model, "CPU")
+    layers = [
+        node.get_rt_info()
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if node.get_rt_info()["layerType"].astype(str) in ("Convolution", "FullyConnected")
+    ]
+    integers = [one for one in layers if one["runtimePrecision"].astype(str) in ("u8", "i8")]
+    assert layers and len(integers) == len(layers)
+
+
+def test_onnx_runtime_executes_the_layers_in_integers(
+    trained: tuple[Model, Model, Dataset], tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(
+        trained[1].forms["onnx"].read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert not kinds.keys() & {"Conv", "FusedConv", "Gemm", "FusedGemm"}
+    integers = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat")
+    assert sum(kinds[kind] for kind in integers) == len(trained[1].meta["int8_layers"])
+
+
+def test_the_bound_holds_after_every_step_has_moved(tmp_path: Path) -> None:
+    model, rows = small.write(*SOURCES["residual"], tmp_path)
+    fake, _ = start(model, -3.0, 3.0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in fake.module.modules():
+            if isinstance(part, ActivationStep | WeightStep):
+                part.growth += 0.2 * torch.randn(part.growth.shape, generator=generator)
+    form = form_of(model.signature)
+    assert disagreement(fake.module, form, fake.export(), rows.inputs()) <= BOUND
+
+
+def test_training_wins_back_what_rounding_lost(tmp_path: Path) -> None:
+    model, rows = small.write(*SOURCES["residual"], tmp_path)
+    network = prepare(graph.read(model.forms["onnx"]))
+    chosen = plan(GraphView(network))
+    ranges = qat._ranges(network, chosen, rows, 32, Context(tmp_path / "none", target()))
+    fake = FakeQuantised(network, chosen, ranges, bits=3)
+    teacher = to_module(network, check=False)
+    x = torch.from_numpy(rows.inputs()["x"])
+    with torch.no_grad():
+        wanted = teacher(x)
+    free = [p for p in fake.module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(free, lr=1e-3)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (fake.module(x) - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert min(losses[-5:]) < 0.2 * losses[0]
+
+
+def test_training_moves_steps_weights_and_biases(tmp_path: Path) -> None:
+    model, rows = small.write(*SOURCES["encoder"], tmp_path)
+    fake, _ = start(model, -2.0, 2.0)
+    x = torch.from_numpy(rows.inputs()["x"])
+    fake.module(x).square().sum().backward()
+    moved = {n for n, p in fake.module.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(name.endswith("weight.original") for name in moved)
+    assert any(name.endswith("bias") for name in moved)
+    assert any("step" in name and name.endswith("growth") for name in moved)
+    assert any("parametrizations" in name and name.endswith("growth") for name in moved)
+
+
+def test_weights_are_written_back_where_the_graph_has_them(tmp_path: Path) -> None:
+    model, _ = small.write(*SOURCES["encoder"], tmp_path)
+    fake, network = start(model, -8.0, 8.0)
+    with torch.no_grad():
+        for name, parameter in fake.module.named_parameters():
+            if parameter.requires_grad and not name.endswith("growth"):
+                parameter *= 0.5
+    halved = fake._trained()
+    module = to_module(halved, check=False)
+    for name, parameter in module.named_parameters():
+        theirs = dict(to_module(network, check=False).named_parameters())[name]
+        if name.endswith(("weight", "bias")) and "norm" not in name and "last" not in name:
+            assert torch.allclose(parameter, 0.5 * theirs), name
+
+
+def test_step_gradients_are_those_of_the_paper() -> None:
+    step = ActivationStep(-1.0, 2.0)
+    x = torch.tensor([-5.0, -0.4, 0.1, 0.77, 9.0], requires_grad=True)
+    step(x).sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 1, 0]
+    low, high = step.growth.grad.tolist()
+    # A value beyond a bound moves with it: d(clipped)/d(log bound) is the bound itself, over
+    # sqrt(values * levels); the others give rounding errors below one step.
+    weight = (5 * 255) ** 0.5
+    assert low * weight == pytest.approx(-1.0, abs=0.05)
+    assert high * weight == pytest.approx(2.0, abs=0.05)
+
+
+def test_zero_stays_exact() -> None:
+    step = ActivationStep(-0.37, 1.91)
+    assert step(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_shared_ranges_are_one_step(tmp_path: Path) -> None:
+    source = (
+        small.HEADER
+        + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 3, padding=1)
+        self.c, self.d = nn.Conv2d(16, 4, 3), nn.Conv2d(4, 4, 1)
+    def forward(self, x):
+        x = torch.cat([torch.relu(self.a(x)), torch.relu(self.b(x))], 1)
+        return self.d(torch.relu(self.c(x)))
+def build():
+    return Net().eval()
+"""
+    )
+    model, rows = small.write(source, small.images(), tmp_path)
+    fake, network = start(model, 0.0, 3.0)
+    chosen = plan(GraphView(network))
+    assert max(len(group) for group in chosen.groups) == 3
+    steps = [part for part in fake.module.modules() if isinstance(part, ActivationStep)]
+    assert len(steps) == len(chosen.groups)
+    form = form_of(model.signature)
+    assert disagreement(fake.module, form, fake.export(), rows.inputs()) <= BOUND
+
+
+def test_a_graph_without_layers_is_refused(tmp_path: Path) -> None:
+    answer = QuantisationAware().applies(graphs.no_weights().write(tmp_path / "model"), target())
+    assert not answer and "no float32 convolution" in answer.reason
+
+
+def test_equal_seeds_give_equal_models(tmp_path: Path) -> None:
+    model, rows = small.write(small.ENCODER, small.sequences(24), tmp_path)
+    one, two = (apply(model, rows, tmp_path / name) for name in ("one", "two"))
+    assert one.digest == two.digest

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from strop.errors import NotApplicable
+from strop.training import TrainSettings as Settings
+from strop.training import train
+from strop.training.checkpoint import load
+
+from .conftest import FORM, Net, accuracy, arrays, dataset
+
+# One thread: two wait for each other on a busy machine.
+TrainSettings = functools.partial(Settings, threads=1)
+SHORT = TrainSettings(epochs=8, batch=32, lr=1e-2, patience=None)
+
+
+def student(width: int = 8) -> Net:
+    torch.manual_seed(1)
+    return Net(width)
+
+
+def run(net, teacher, given, workdir, settings=SHORT, **more):
+    return train(
+        net,
+        form=FORM,
+        teacher=teacher,
+        data=dataset(given),
+        settings=settings,
+        workdir=workdir,
+        **more,
+    )
+
+
+def state_of(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in net.state_dict().items()}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_student_learns_from_its_teacher(teacher, tmp_path, labels) -> None:
+    net, test = student(), arrays(500, 5)
+    report = run(net, teacher, arrays(2000, 1, labels=labels), tmp_path)
+    assert report.quality == ("accuracy" if labels else "agreement")
+    assert report.before < 0.6 < 0.9 < report.best
+    assert accuracy(net, test) > accuracy(teacher, test) - 0.03
+    assert (report.stopped, report.resumed) == ("done", 0)
+    assert report.steps == 8 * (1800 // 32)
+    assert not net.training and all(p.grad is None for p in net.parameters())
+
+
+def test_labels_alone_are_learnt_without_a_teacher(tmp_path) -> None:
+    net = student()
+    assert run(net, None, arrays(2000, 1), tmp_path).best > 0.9
+
+
+def test_the_rate_is_found_by_trials_that_leave_no_trace(teacher, tmp_path) -> None:
+    net = student()
+    report = run(
+        net, teacher, arrays(2000, 1), tmp_path, TrainSettings(epochs=8, batch=64, patience=None)
+    )
+    assert report.lr in (3e-4, 1e-3, 3e-3, 1e-2)
+    again = student()
+    fixed = TrainSettings(epochs=8, batch=64, patience=None, lr=report.lr)
+    run(again, teacher, arrays(2000, 1), tmp_path / "fixed", fixed)
+    assert same(state_of(net), state_of(again))
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(teacher, tmp_path) -> None:
+    nets = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(number)  # whoever draws from the global generator is found out
+        net = student()
+        run(net, teacher, arrays(600, 1), tmp_path / f"{number}", seed=seed)
+        nets.append(state_of(net))
+    assert same(nets[0], nets[1])
+    assert not same(nets[0], nets[2])
+
+
+def test_the_global_generator_is_left_as_it_was(teacher, tmp_path) -> None:
+    net = student()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    run(net, teacher, arrays(600, 1), tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    teacher, tmp_path, monkeypatch, dropout
+) -> None:
+    monkeypatch.setattr("strop.training.trainer._SAVE_EVERY", 0.0)
+
+    def made() -> nn.Module:
+        net = student()
+        if dropout:
+            net.second = nn.Sequential(net.second, nn.Dropout(0.3))
+        return net
+
+    whole = made()
+    report = run(whole, teacher, arrays(600, 1), tmp_path / "whole")
+    steps = 0
+
+    def kill(net: nn.Module) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 20:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(made(), teacher, arrays(600, 1), tmp_path / "cut", after_step=kill)
+    second = made()
+    resumed = run(second, teacher, arrays(600, 1), tmp_path / "cut")
+    assert resumed.resumed == 19
+    assert same(state_of(whole), state_of(second))
+    assert (resumed.best, resumed.steps) == (report.best, report.steps)
+
+
+def test_a_checkpoint_of_another_run_is_left_alone(teacher, tmp_path) -> None:
+    run(student(), teacher, arrays(600, 1), tmp_path)
+    assert run(student(), teacher, arrays(600, 1), tmp_path, seed=1).resumed == 0
+    assert run(student(), teacher, arrays(600, 2), tmp_path, seed=1).resumed == 0
+
+
+def test_a_damaged_checkpoint_is_left_alone(teacher, tmp_path) -> None:
+    run(student(), teacher, arrays(600, 1), tmp_path)
+    (tmp_path / "checkpoint" / "tensors.safetensors").write_bytes(b"damaged")
+    assert run(student(), teacher, arrays(600, 1), tmp_path).resumed == 0
+
+
+def test_time_is_kept_and_the_schedule_ends_within_it(teacher, tmp_path) -> None:
+    settings = TrainSettings(seconds=2.0, epochs=1e6, batch=64, lr=1e-3, patience=None)
+    start = time.monotonic()
+    report = run(student(), teacher, arrays(2000, 1), tmp_path, settings)
+    assert time.monotonic() - start < 4.0
+    assert report.steps > 20
+    progress, _ = load(tmp_path, {**settings.identity(), **_rest(report, tmp_path)}) or (None, None)
+    assert progress is None or progress.total <= report.steps + 40
+
+
+def _rest(report, folder):
+    import json
+
+    document = json.loads((folder / "checkpoint" / "progress.json").read_text())
+    return {name: document["identity"][name] for name in ("seed", "data", "student")}
+
+
+def test_a_deadline_counts_like_the_budget(teacher, tmp_path) -> None:
+    settings = TrainSettings(epochs=1e6, batch=64, lr=1e-3, patience=None)
+    start = time.monotonic()
+    run(student(), teacher, arrays(2000, 1), tmp_path, settings, deadline=start + 1.5)
+    assert time.monotonic() - start < 3.5
+
+
+def test_a_budget_below_one_epoch_says_what_was_skipped(teacher, tmp_path) -> None:
+    lines: list[str] = []
+    settings = TrainSettings(epochs=0.5, batch=16, lr=1e-3)
+    report = run(student(), teacher, arrays(2000, 1), tmp_path, settings, emit=lines.append)
+    assert any("short of one epoch: 896 of 1,800" in line for line in report.warnings)
+    assert set(report.warnings) <= set(lines)
+
+
+def test_a_budget_of_no_use_is_refused_with_numbers(teacher, tmp_path) -> None:
+    settings = TrainSettings(seconds=1e-4, batch=64)
+    with pytest.raises(NotApplicable, match=r"too short to train: a step of 64 examples takes"):
+        run(student(), teacher, arrays(2000, 1), tmp_path, settings)
+
+
+def test_divergence_is_a_reason(teacher, tmp_path) -> None:
+    net = student()
+
+    def spoil(module: nn.Module) -> None:
+        with torch.no_grad():
+            module.head.weight.fill_(math.nan)
+
+    with pytest.raises(NotApplicable, match="diverged at step 1: the loss is nan"):
+        run(net, teacher, arrays(600, 1), tmp_path, after_step=spoil)
+
+
+def test_labels_out_of_range_are_named(teacher, tmp_path) -> None:
+    given = arrays(600, 1)
+    given["target"][7] = 9
+    with pytest.raises(NotApplicable, match=r"label 9 of training example 7 .* outside 0…3"):
+        run(student(), teacher, given, tmp_path)
+
+
+def test_labels_at_odds_with_the_teacher_are_left_out(teacher, tmp_path) -> None:
+    given = arrays(2000, 1)
+    test = arrays(500, 5)
+    given["target"] = (given["target"] + 1) % 4
+    net = student()
+    report = run(net, teacher, given, tmp_path)
+    assert any("leaves the labels out" in line for line in report.warnings)
+    assert accuracy(net, test) > 0.85
+
+
+def test_frozen_parameters_stay_and_tied_ones_stay_tied(teacher, tmp_path) -> None:
+    net = student(8)
+    net.third = net.second  # one module under two names
+    net.first.weight.requires_grad_(False)
+    before = net.first.weight.clone()
+    lines: list[str] = []
+    run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
+    assert torch.equal(before, net.first.weight)
+    assert net.third.weight is net.second.weight
+    assert any("1 of 8 parameters are frozen" in line for line in lines)
+
+
+def test_a_module_made_for_inference_is_trained_all_the_same(teacher, tmp_path) -> None:
+    net = student().requires_grad_(False)
+    assert run(net, teacher, arrays(2000, 1), tmp_path).best > 0.9
+
+
+def test_a_module_without_parameters_is_refused(teacher, tmp_path) -> None:
+    with pytest.raises(NotApplicable, match="no parameters"):
+        run(nn.Identity(), teacher, arrays(600, 1), tmp_path)
+
+
+def test_when_nothing_improves_it_stops_early_and_keeps_the_best(teacher, tmp_path) -> None:
+    net = copy.deepcopy(teacher)
+    settings = TrainSettings(epochs=200, batch=64, lr=3e-4, patience=2)
+    report = run(net, teacher, arrays(600, 1, labels=False), tmp_path, settings)
+    assert report.stopped == "early"
+    assert report.steps < 200 * (540 // 64)
+    assert report.best >= report.before == 1.0
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.parameters(), teacher.parameters(), strict=True)
+    )
+
+
+def test_short_memory_is_met_with_smaller_parts(teacher, tmp_path) -> None:
+    net = student()
+    forward = net.forward
+
+    def greedy(x):
+        if len(x) > 16 and torch.is_grad_enabled():
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried …")
+        return forward(x)
+
+    net.forward = greedy
+    lines: list[str] = []
+    report = run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
+    assert any("goes in 2 parts" in line for line in lines)
+    assert report.best > report.before + 0.3
+
+
+def test_memory_that_never_suffices_is_a_reason(teacher, tmp_path) -> None:
+    net = student()
+
+    def greedy(x):
+        if torch.is_grad_enabled():
+            raise MemoryError
+        return torch.zeros(len(x), 4)
+
+    net.forward = greedy
+    with pytest.raises(NotApplicable, match="out of memory at 32 examples a step, on cpu"):
+        run(net, teacher, arrays(600, 1), tmp_path)
+
+
+def test_own_loss_takes_the_place_of_the_others(teacher, tmp_path) -> None:
+    seen = []
+
+    def loss(outputs, wanted, targets):
+        seen.append((set(outputs), set(wanted), targets.shape))
+        return (outputs["y"] - wanted["y"]).square().mean()
+
+    run(student(), teacher, arrays(600, 1), tmp_path, loss=loss)
+    assert seen[0] == ({"y"}, {"y"}, torch.Size([32]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_precisions_learn(teacher, tmp_path, precision) -> None:
+    settings = TrainSettings(epochs=8, batch=32, lr=1e-2, patience=None, precision=precision)
+    report = run(student(), teacher, arrays(2000, 1), tmp_path, settings)
+    assert report.precision == precision
+    assert report.best > 0.9
+
+
+def test_unlabelled_embeddings_are_learnt_by_direction(tmp_path) -> None:
+    class Embed(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(8, width), nn.Tanh(), nn.Linear(width, 6))
+
+        def forward(self, x):
+            return nn.functional.normalize(self.body(x), dim=-1)
+
+    torch.manual_seed(0)
+    net = Embed(8)
+    report = run(net, Embed(32).eval(), arrays(2000, 1, labels=False), tmp_path)
+    assert report.quality == "closeness"
+    assert report.best > 0.95 > report.before
+
+
+@pytest.mark.parametrize("transfer", ["attention", "features"])
+def test_transfer_inside_images_helps_to_learn(tmp_path, transfer) -> None:
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(width, 3),
+        )
+
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    form = FORM.__class__(None, True, ("input",), ("y",), ("output",), "")
+    from strop import data
+    from strop.records import Signature, TensorSpec
+
+    spec = TensorSpec(name="input", dtype="float32", shape=("batch", 1, 8, 8))
+    settings = TrainSettings(
+        epochs=4, batch=32, lr=3e-3, transfer=transfer, augment=("flip", "crop"), patience=None
+    )
+    report = train(
+        net(4),
+        form=form,
+        teacher=net(16),
+        data=data.read({"input": images}, Signature(inputs=(spec,), outputs=())),
+        settings=settings,
+        workdir=tmp_path,
+    )
+    losses = [loss for _, _, loss, _ in report.history]
+    assert not report.warnings
+    assert losses[-1] < losses[0]
