@@ -14,10 +14,7 @@ def test_a_histogram_counts_every_value_once() -> None:
     for value in values:
         histogram.observe(float(value))
     edges = [-np.inf, 0.001, 0.01, 0.1, np.inf]
-    expected = [
-        int(((values > low) & (values <= high)).sum())
-        for low, high in pairwise(edges)
-    ]
+    expected = [int(((values > low) & (values <= high)).sum()) for low, high in pairwise(edges)]
     assert histogram.counts == expected
     assert histogram.count == 1000
     assert histogram.sum == pytest.approx(values.sum())
