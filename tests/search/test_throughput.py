@@ -72,7 +72,7 @@ def test_a_search_counts_calls_that_run_at_once(model: Path, tmp_path: Path) -> 
             within="3%",
             goal="throughput",
             batch=4,
-            budget="20s",
+            budget="40s",
             output=tmp_path / "out",
             engines=["onnxruntime"],
             techniques=[],

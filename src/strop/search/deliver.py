@@ -194,7 +194,8 @@ def _pair(workspace: Workspace, a: Built, b: Built, *, share: float, label: str)
     )
     clock = workspace.clock
     # Fewer than a handful of launches can show nothing: better late than a found answer lost.
-    seconds = max(clock.left * share, _LEAST_SECONDS, _LEAST_SHARE * clock.budget)
+    least = max(5.0, min(_LEAST_SECONDS, clock.budget / 8), _LEAST_SHARE * clock.budget)
+    seconds = max(clock.left * share, least)
     with clock.phase("time"):
         return pair(
             a.spec,
