@@ -151,7 +151,7 @@ def test_a_hang_fails_its_own_batch_and_the_worker_is_replaced(
         await ask.all()
         assert ask.values() == ["hang", "hang", 4.0, 6.0, 8.0, 10.0, 12.0]
         assert isinstance(ask.answers[0], ServeError)
-        assert ask.answers[0].status == 504
+        assert ask.answers[0].status == 500
         assert batcher.ready
         assert sum(second.batches) == 5
         session.released.set()  # what comes back too late changes nothing

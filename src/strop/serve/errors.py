@@ -81,7 +81,7 @@ class Unavailable(ServeError):
 class DeadlineExceeded(ServeError):
     """The client's own timeout passed before the answer was there."""
 
-    status = 504
+    status = 408
     grpc = "DEADLINE_EXCEEDED"
     reason = "timeout"
 
@@ -105,6 +105,6 @@ class ModelFailed(ServeError):
 class ModelHung(ServeError):
     """The batch that held this request ran beyond the limit and was given up."""
 
-    status = 504
-    grpc = "DEADLINE_EXCEEDED"
+    status = 500
+    grpc = "INTERNAL"
     reason = "hang"

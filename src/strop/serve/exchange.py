@@ -14,7 +14,7 @@ import orjson
 from strop.serve.errors import ServeError
 
 if TYPE_CHECKING:
-    from strop.serve.http import Connection
+    from strop.serve.connection import Connection
     from strop.serve.routes import Match
 
 JSON = b"application/json"
@@ -88,7 +88,7 @@ class Exchange:
     """A request that was read, and the slot for its answer.
 
     Answers of one connection go out in the order of the requests, whatever order they are made
-    in; :class:`strop.serve.http.Connection` sees to that.
+    in; :class:`strop.serve.connection.Connection` sees to that.
 
     Attributes
     ----------

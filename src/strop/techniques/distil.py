@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from strop.errors import MissingExtra, ModelError, NotApplicable
+from strop.errors import ModelError, NotApplicable
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Step, Target
 from strop.techniques._base import Context, Technique
-from strop.techniques.to_module import has_module
+from strop.techniques.shrinking import can_shrink
 
 _TRACED = 2
 _CHECKED = 8
@@ -48,19 +47,7 @@ class Distillation(Technique):
     stage = 4
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        for package in ("torch", "safetensors", "torch_pruning"):
-            if importlib.util.find_spec(package) is None:
-                name = package.replace("_", "-")
-                return Applicability.no(str(MissingExtra(name, extra="train")))
-        if not (verdict := has_module(model)):
-            return verdict
-        if "onnx" not in model.forms:
-            return Applicability.no(
-                f"cannot be exported: {model.meta.get('export_error', 'no ONNX form')}"
-            )
-        if model.meta.get("quantised"):
-            return Applicability.no("already quantised")
-        return Applicability.yes()
+        return can_shrink(model)
 
     def space(self, model: Model, target: Target) -> Space:
         own = model.meta.get("student")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strop.errors import MissingExtra, ModelError, NotApplicable
+from strop.errors import ModelError, NotApplicable
 from strop.models.model import Model
 from strop.models.module_plan import Op, apply_plan
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.sensitivity import cached
-from strop.techniques.to_module import has_module
+from strop.techniques.shrinking import can_shrink
 from strop.techniques.widths import rewarded_step, speedup
 
 if TYPE_CHECKING:
@@ -70,19 +69,7 @@ class Pruning(Technique):
     stage = 2
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        for package in ("torch", "safetensors", "torch_pruning"):
-            if importlib.util.find_spec(package) is None:
-                name = package.replace("_", "-")
-                return Applicability.no(str(MissingExtra(name, extra="train")))
-        if not (verdict := has_module(model)):
-            return verdict
-        if "onnx" not in model.forms:
-            return Applicability.no(
-                f"cannot be exported: {model.meta.get('export_error', 'no ONNX form')}"
-            )
-        if model.meta.get("quantised"):
-            return Applicability.no("already quantised")
-        return Applicability.yes()
+        return can_shrink(model)
 
     def space(self, model: Model, target: Target) -> Space:
         return Space(
