@@ -114,9 +114,11 @@ def deliver(
         else:
             timings["equivalent/delivered"] = timed
     same = equal_built is original
+    equivalent = Final(equal_trial, equal_built, _evidence(equal_proof))
+    # One object where they are one: what is measured of the original is the equivalent's too.
     finals = {
-        "original": Final(first, original, first.evidence),
-        "equivalent": Final(equal_trial, equal_built, _evidence(equal_proof)),
+        "original": equivalent if same else Final(first, original, first.evidence),
+        "equivalent": equivalent,
     }
     if won is None and not same:
         timed = _pair(
