@@ -160,3 +160,12 @@ def test_operators_in_branches_are_seen(tmp_path: Path) -> None:
     )
     onnx.save(proto, model.forms["onnx"])
     assert "acme::Swirl" in ENGINE.applies(model, target()).reason
+
+
+def test_a_refused_file_is_told_without_its_place(tmp_path: Path) -> None:
+    artifact = tmp_path / "model.onnx"
+    artifact.write_bytes(b"no model at all")
+    signature = graphs.linear().signature
+    with pytest.raises(NotApplicable, match=r"cannot load the model: .*[Pp]arsing") as caught:
+        ENGINE.load(artifact, signature, {}, Placement())
+    assert str(tmp_path) not in str(caught.value)

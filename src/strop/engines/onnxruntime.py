@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,5 +197,10 @@ def _session_options(options: Mapping[str, Any], placement: Placement) -> Any:
 
 
 def _gist(error: Exception) -> str:
-    """The text without ``[ONNXRuntimeError] : 1 : FAIL : `` in front."""
-    return str(error).split(" : ", 3)[-1].strip()
+    """The text without ``[ONNXRuntimeError] : 1 : FAIL : `` in front, nor where the file lay.
+
+    The file is one of strop's own, in a cache: its place says nothing to users, and reasons go
+    into bundles and answers that leave this machine.
+    """
+    text = str(error).split(" : ", 3)[-1].strip()
+    return re.sub(r"^Load model from .*? failed: ?", "", text)
