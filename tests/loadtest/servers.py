@@ -12,6 +12,9 @@ from typing import Any
 
 import httptools
 
+END = 60.0
+"""Seconds after which something is broken rather than slow."""
+
 METADATA = {
     "name": "m",
     "versions": ["1"],
@@ -45,12 +48,12 @@ class Server:
 
     def start(self) -> Server:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(END)
         return self
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(10)
+        self._thread.join(END)
 
     @property
     def url(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,21 @@ import pytest
 
 from strop.errors import InputError
 from strop.loadtest import LoadTest, Moment, Plan, Slo, run
+from strop.loadtest.generator import closed_loop
 
-from .servers import Server
+from .servers import END, Server
 
 Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def a_hundred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed loops end after a hundred queries, not after a time in which a busy machine may have
+    come to fewer.
+    """
+    monkeypatch.setattr(
+        "strop.loadtest.running.closed_loop", functools.partial(closed_loop, most=100)
+    )
 
 
 def test_a_stall_shows_in_the_percentiles_of_an_open_loop(serve: Serve) -> None:
@@ -32,26 +45,26 @@ def test_a_stall_shows_in_the_percentiles_of_an_open_loop(serve: Serve) -> None:
 
     server = serve(answer)
     # Four connections: a closed loop would have noticed the stall on four queries.
-    found = run(
-        Plan(server.url, rate=200, duration=2.0, warm_up=0, connections=4, slo=Slo(0.25), seed=1)
-    )
+    plan = Plan(server.url, rate=200, duration=2.0, warm_up=0, connections=4, slo=Slo(0.25), seed=1)
+    found = run(replace(plan, timeout=END))
     assert found.scenario == "server" and found.arrivals == "poisson"
     assert found.latency is not None
     assert found.answered == found.queries == pytest.approx(400, rel=0.25)
     assert found.latency.p99 > 0.4
-    assert found.latency.p50 < 0.2
     assert found.verdict is not None and found.verdict.verdict == "missed"
     # Half a second at 200 a second: about a hundred felt it, half of them for over 0.25 s.
-    assert 25 <= found.verdict.over <= 200
+    assert found.verdict.over >= 25
 
 
 def test_constant_arrivals_come_when_they_are_meant_to(serve: Serve) -> None:
     server = serve()
+    begun = time.perf_counter()
     found = run(Plan(server.url, rate=100, arrivals="constant", duration=1.0, warm_up=0))
     assert found.queries == 100
-    gaps = np.diff(server.arrived[-100:])
-    assert np.median(gaps) == pytest.approx(0.01, rel=0.2)
     assert found.rate == 100 and found.arrivals == "constant"
+    early = np.array(server.arrived[-100:]) - begun - 0.01 * np.arange(100)
+    assert (early > 0).all()  # late some may be, on a busy machine; the record says how late
+    assert found.lateness is not None
 
 
 def test_poisson_arrivals_are_the_same_for_the_same_seed(serve: Serve) -> None:
@@ -109,83 +122,79 @@ def test_refusals_are_counted_apart(serve: Serve) -> None:
     assert allowing.verdict.queries == allowing.answered
 
 
+@pytest.mark.usefixtures("a_hundred")
 def test_failures_say_what_the_first_one_was(serve: Serve) -> None:
     async def answer(server: Server) -> int:
         return {5: 500, 9: 0}.get(len(server.requests), 200)
 
-    found = run(Plan(serve(answer).url, concurrency=1, duration=0.5, warm_up=0))
+    found = run(Plan(serve(answer).url, concurrency=1, duration=END, warm_up=0, timeout=END))
     assert found.failed == 2
-    assert found.statuses["500"] == 1 and found.statuses["broken"] == 1
+    assert found.statuses == {"200": 98, "500": 1, "broken": 1}
     assert found.first_error == 'status 500: {"error": "as asked"}'
 
 
 def test_a_hanging_server_times_out(serve: Serve) -> None:
     async def answer(server: Server) -> int:
-        await asyncio.sleep(0.0 if len(server.requests) < 3 else 30.0)
+        await asyncio.sleep(0.0 if len(server.requests) == 1 else 1000.0)
         return 200
 
-    begun = time.monotonic()
-    found = run(Plan(serve(answer).url, concurrency=2, duration=0.6, warm_up=0, timeout=0.3))
-    assert found.statuses["timeout"] >= 2
-    assert time.monotonic() - begun < 10
+    found = run(Plan(serve(answer).url, concurrency=2, duration=0.1, warm_up=0, timeout=2.0))
+    assert found.statuses == {"timeout": 2}
 
 
+@pytest.mark.usefixtures("a_hundred")
 def test_single_stream_keeps_one_query_in_flight(serve: Serve) -> None:
     server = serve(seconds=0.005)
-    found = run(Plan(server.url, duration=1.0, warm_up=0))
+    found = run(Plan(server.url, duration=END, warm_up=0, timeout=END))
     assert found.scenario == "single-stream" and server.most_in_flight == 1
-    assert found.queries >= 64 and found.bound_percentile == 0.9
+    assert found.queries == 100 and found.bound_percentile == 0.9
     assert found.latency is not None and found.bound_seconds is not None
     assert found.latency.p90 <= found.bound_seconds <= found.latency.maximum
-    assert found.latency.p50 >= 0.005
+    assert found.latency.p50 >= 0.0045
 
 
 def test_multi_stream_asks_eight_at_a_time_and_waits_for_the_last(serve: Serve) -> None:
     async def answer(server: Server) -> int:
-        await asyncio.sleep(0.001 + 0.02 * (len(server.requests) % 8 == 0))
+        number = len(server.requests) - 1  # the first query is one request
+        if number:
+            last = 8 * -(-number // 8) + 1
+            while len(server.requests) < last:  # the others of its query have to come
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02 * (number % 8 == 0))
         return 200
 
     server = serve(answer)
-    found = run(Plan(server.url, scenario="multi-stream", duration=0.6, warm_up=0))
+    plan = Plan(server.url, scenario="multi-stream", duration=0.6, warm_up=0, timeout=END)
+    found = run(plan)
     assert found.samples == 8 and server.most_in_flight == 8
     # One of eight is slow, and so is every query.
-    assert found.latency is not None and found.latency.p50 >= 0.02
+    assert found.latency is not None and found.latency.minimum >= 0.0195
     assert found.bound_seconds is None  # 662 queries would be needed
 
 
 def test_offline_keeps_the_connections_busy(serve: Serve) -> None:
-    server = serve(seconds=0.01)
-    plan = Plan(server.url, scenario="offline", concurrency=16, rows=4, duration=0.5, warm_up=0)
-    found = run(plan)
-    assert server.most_in_flight == 16
-    assert found.rows_per_second == pytest.approx(4 * found.throughput)
-    assert found.throughput < 16 / 0.01
-
-
-def test_the_highest_rate_is_found_below_the_capacity(serve: Serve) -> None:
-    """One query at a time, 4 ms each: 250 a second at most, fewer with a p99 of 100 ms."""
-    lock: list[asyncio.Lock] = []
-
     async def answer(server: Server) -> int:
-        if not lock:
-            lock.append(asyncio.Lock())
-        async with lock[0]:
-            await asyncio.sleep(0.004)
+        while 1 < len(server.requests) < 17:  # until all have come at once
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
         return 200
 
     server = serve(answer)
-    slo = Slo(0.1, percentile=0.9)
-    found = run(Plan(server.url, slo=slo, duration=0.6, warm_up=0, connections=64))
-    assert found.scenario == "server" and found.rate is not None
-    assert 10 < found.rate < 250
-    assert found.verdict is not None and found.verdict.verdict == "held"
-    assert found.search[-1].held and found.search[-1].rate == found.rate
-    assert any(not trial.held for trial in found.search)
+    plan = Plan(server.url, scenario="offline", concurrency=16, rows=4, duration=0.5, warm_up=0)
+    found = run(replace(plan, timeout=END))
+    assert server.most_in_flight == 16
+    assert found.rows_per_second == pytest.approx(4 * found.throughput)
+    assert found.throughput < 16 / 0.0095
 
 
-def test_a_server_that_holds_the_slo_at_no_rate_is_told_so(serve: Serve) -> None:
+def test_a_server_that_holds_the_slo_at_no_rate_is_told_so(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strop.loadtest.peak._CAPACITY_SECONDS", 0.3)
+    monkeypatch.setattr("strop.loadtest.peak._RECOVERY_SECONDS", 0.0)
     slo = Slo(0.01, percentile=0.9)
     found = run(Plan(serve(seconds=0.05).url, slo=slo, duration=0.3, warm_up=0, connections=8))
+    assert found.scenario == "server" and found.rate == found.search[-1].rate
     assert found.verdict is not None and found.verdict.verdict == "missed"
     assert not any(trial.held for trial in found.search)
     assert len(found.search) < 12
@@ -217,7 +226,7 @@ def test_a_body_is_posted_as_it_is_to_any_server(serve: Serve, tmp_path: Path) -
 
 def test_the_token_is_sent(serve: Serve) -> None:
     server = serve(token="secret")
-    assert run(Plan(server.url, token="secret", concurrency=1, duration=0.2)).answered
+    assert run(Plan(server.url, token="secret", concurrency=1, duration=0.1, warm_up=0)).answered
     with pytest.raises(InputError, match="401"):
         run(Plan(server.url, concurrency=1, duration=0.2))
 

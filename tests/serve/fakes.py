@@ -22,7 +22,9 @@ from strop.serve.errors import ServeError
 from strop.serve.model import ServedModel
 from strop.serve.request import InferRequest, InferResponse
 from strop.serve.settings import ModelSettings
-from strop.serve.ticket import Ticket
+from strop.serve.ticket import ANSWERED, Ticket
+
+from .waiting import END, until
 
 FAILS, HANGS = 666.0, 999.0
 WIDTH = 4
@@ -48,9 +50,9 @@ class Doubling(Session):
         x = arrays["x"]
         self.batches.append(len(x))
         self.order += x[:, 0].tolist()
-        assert self.gate.wait(20)
+        assert self.gate.wait(END)
         if (x == HANGS).any():
-            self.released.wait(20)
+            self.released.wait(END)
         if (x == FAILS).any():
             raise StropError("poison in /secret/path/model.onnx")
         time.sleep(self.seconds)
@@ -93,15 +95,14 @@ class Asked:
         self.tickets.append(self.to.submit(request, done))
         return self.tickets[-1]
 
-    async def all(self, seconds: float = 10.0) -> list[InferResponse | ServeError | None]:
+    async def all(self) -> list[InferResponse | ServeError | None]:
         """What was answered, once all of it is that was not cancelled."""
-        end = time.monotonic() + seconds
-        while any(
-            answer is None and ticket.state != 2
-            for answer, ticket in zip(self.answers, self.tickets, strict=True)
-        ):
-            assert time.monotonic() < end, "not all requests were answered"
-            await asyncio.sleep(0.001)
+        await until(
+            lambda: all(
+                answer is not None or ticket.state == ANSWERED
+                for answer, ticket in zip(self.answers, self.tickets, strict=True)
+            )
+        )
         return self.answers
 
     def values(self) -> list[float | str | None]:
@@ -120,7 +121,20 @@ async def settle(batcher: Batcher) -> None:
     """Let a batcher's threads go."""
     await batcher.drain()
     for instance in batcher.stop():
-        instance.join(5)
+        instance.join(END)
+
+
+async def round_over() -> None:
+    """All that was put off to the end of this round of the loop has happened, dispatch with it."""
+    await asyncio.sleep(0)
+
+
+def later(batcher: Batcher, seconds: float) -> None:
+    """For what the workers have it is so many seconds later, without waiting for them to pass."""
+    for instance in batcher._pool._instances:
+        instance.free_at -= seconds
+        for batch in instance.batches[:1]:
+            batch.started -= seconds
 
 
 def network(

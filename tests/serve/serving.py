@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
+
+from .waiting import END
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Running:
     events: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
     fresh: queue.Queue[dict[str, Any]] = field(default_factory=queue.Queue)
+    held: list[socket.socket] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -41,20 +46,29 @@ class Running:
         address = str(event.get("address") or event["url"])
         return address.partition("://")[2].partition("/")[0] or address
 
-    def wait_for(self, event: str, seconds: float = 60.0) -> dict[str, Any]:
+    def wait_for(self, event: str, seconds: float = END) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while True:
             found = self.fresh.get(timeout=max(0.01, end - time.monotonic()))
             if found.get("event") == event:
                 return found
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = END) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=END)
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Meanwhile it does nothing; what is sent to it waits, and then comes all at once."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def talk(self, *pieces: bytes, half_close: bool = False) -> bytes:
         """Everything the server says to these bytes until it closes the connection."""
@@ -94,17 +108,17 @@ def serving(
     reader.start()
     try:
         try:
-            running.port = int(running.wait_for("listening")["url"].rpartition(":")[2])
+            running.port = int(running.wait_for("listening", 4 * END)["url"].rpartition(":")[2])
             if ready:
-                running.wait_for("ready")
+                running.wait_for("ready", 4 * END)
         except queue.Empty:
             raise AssertionError(f"the server did not start: {running.events}") from None
         yield running
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(20)
-        reader.join(5)
+        process.wait(END)
+        reader.join(END)
         assert process.stderr is not None
         process.stderr.close()
 
@@ -141,6 +155,23 @@ def parse_responses(data: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 def post(path: str, body: bytes, *headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of ``localhost`` and its key; skips the test where openssl is missing."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+            *("ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-keyout", key, "-out", cert),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    return cert, key
 
 
 def affine(path: Path, width: int = 4, factor: float = 2.0) -> Path:

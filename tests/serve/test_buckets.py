@@ -16,6 +16,7 @@ from strop.serve.warmup import warm
 
 from .fakes import Asked, Doubling, network, served, settle, signature
 from .test_batcher import run
+from .waiting import until
 
 
 def text(width: int | None) -> Signature:
@@ -157,8 +158,7 @@ def test_requests_of_different_lengths_share_a_batch_and_get_their_own_length(
                 InferRequest("text", inputs),
                 lambda answer, number=index: answers.update({number: answer}),
             )
-        while len(answers) < len(given):
-            await asyncio.sleep(0.001)
+        await until(lambda: len(answers) == len(given))
         assert list(model.statistics.by_batch) == [10]
         for number, inputs in given.items():
             outputs = answers[number].outputs

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from strop.serve.request import InferRequest
 
 from .fakes import FAILS, Asked, Doubling, served, settle
 from .test_batcher import run
+from .waiting import until
 
 
 def request(
@@ -154,12 +156,13 @@ def test_the_timeout_of_the_first_is_not_the_others() -> None:
         session.gate.clear()
         batcher = caching(session, max_batch=1)
         ask = Asked(batcher)
-        loop = asyncio.get_running_loop()
-        ask(1.0, deadline=loop.time() + 0.1)
+        now = time.monotonic()
+        ask(1.0, deadline=now + 1000.0)
         ask(1.0)
         ask(1.0)
-        await asyncio.sleep(0.3)
-        assert ask.values() == ["timeout", None, None]
+        await until(lambda: session.order == [1.0])
+        ask.tickets[0].request.deadline = now  # which has passed
+        await until(lambda: ask.values() == ["timeout", None, None])
         session.gate.set()
         await ask.all()
         assert ask.values() == ["timeout", 2.0, 2.0]

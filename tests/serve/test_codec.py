@@ -86,7 +86,10 @@ def test_what_does_not_fit_is_refused(data: Any, datatype: Any, shape: Any) -> N
         read(data, datatype, shape)
 
 
-@pytest.mark.parametrize("shape", [[1 << 40, 1 << 40], [1 << 29], [(1 << 63) - 1, 2], [4, 1 << 62]])
+@pytest.mark.parametrize(
+    "shape",
+    [[1 << 40, 1 << 40], [1 << 29], [(1 << 63) - 1, 2], [4, 1 << 62], [0, 1 << 62], [1 << 40, 0]],
+)
 def test_products_that_overflow_are_refused_before_any_work(shape: list[int]) -> None:
     with pytest.raises(TooLarge):
         read([1], "FP32", shape)

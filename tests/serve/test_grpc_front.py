@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import shlex
-import subprocess
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,98 +14,16 @@ import numpy as np
 import pytest
 
 from strop.errors import InputError
-from strop.serve.batcher import Batcher
 from strop.serve.codec import Limits
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
 from strop.serve.grpc_front import GrpcFront
-from strop.serve.proto import SERVICE, message
+from strop.serve.proto import message
 from strop.serve.settings import ModelSettings
 
-from . import fakes
-
-Code = grpc.StatusCode
-X = np.arange(8, dtype=np.float32).reshape(2, 4)
-
-
-class Client:
-    """Calls by name, on a channel of its own."""
-
-    def __init__(self, address: str, credentials: Any = None, **options: Any) -> None:
-        if credentials is None:
-            self.channel = grpc.aio.insecure_channel(address, **options)
-        else:
-            self.channel = grpc.aio.secure_channel(address, credentials, **options)
-
-    def call(self, name: str, request: Any = None, **options: Any) -> Any:
-        made = self.channel.unary_unary(
-            f"/{SERVICE}/{name}",
-            request_serializer=lambda it: it if isinstance(it, bytes) else it.SerializeToString(),
-            response_deserializer=message(f"{name}Response").FromString,
-        )
-        return made(message(f"{name}Request")() if request is None else request, **options)
-
-    def stream(self, requests: Any, **options: Any) -> Any:
-        made = self.channel.stream_stream(
-            f"/{SERVICE}/ModelStreamInfer",
-            request_serializer=message("ModelInferRequest").SerializeToString,
-            response_deserializer=message("ModelStreamInferResponse").FromString,
-        )
-        return made(requests, **options)
-
-    async def refused(self, name: str, request: Any, **options: Any) -> grpc.aio.AioRpcError:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await self.call(name, request, **options)
-        found: grpc.aio.AioRpcError = caught.value
-        return found
-
-
-def run(
-    tmp_path: Path,
-    body: Callable[[Client, Core], Awaitable[None]],
-    *,
-    credentials: Any = None,
-    channel: dict[str, Any] | None = None,
-    **config: Any,
-) -> None:
-    """Serve ``y = 2 x`` as ``affine`` in this process, and let `body` ask it."""
-
-    async def main() -> None:
-        core = Core()
-        path = fakes.scaling(tmp_path / "affine.onnx")
-        settings = ModelSettings(path=path, threads=1)
-        await core.repository.load("affine", settings)
-        front = GrpcFront(core, ServerConfig(models={"affine": settings}, **config))
-        port = await front.start("127.0.0.1", 0)
-        client = Client(f"localhost:{port}", credentials, **(channel or {}))
-        try:
-            await asyncio.wait_for(body(client, core), 30)
-            assert front.in_flight == 0
-        finally:
-            await client.channel.close()
-            await core.drain(1.0)
-            await front.stop(0.5)
-
-    asyncio.run(main())
-
-
-def raw(array: np.ndarray = X, datatype: str = "FP32", **fields: Any) -> Any:
-    request = message("ModelInferRequest")(model_name="affine", **fields)
-    request.inputs.add(name="x", datatype=datatype, shape=array.shape)
-    request.raw_input_contents.append(array.tobytes())
-    return request
-
-
-def typed(**contents: Any) -> Any:
-    request = message("ModelInferRequest")(model_name="affine")
-    request.inputs.add(name="x", datatype="FP32", shape=[1, 4], contents=contents)
-    return request
-
-
-def output(response: Any) -> np.ndarray:
-    (described,) = response.outputs
-    assert described.datatype == "FP32"
-    return np.frombuffer(response.raw_output_contents[0], "<f4").reshape(described.shape)
+from . import fakes, serving
+from .rpc import Client, Code, X, counting, outcome, output, put_behind, raw, run, typed
+from .waiting import END, until
 
 
 def test_raw_and_typed_contents(tmp_path: Path) -> None:
@@ -237,72 +152,55 @@ def test_a_deadline_is_the_earlier_of_the_calls_and_the_parameters() -> None:
     assert decode_request(request, 100.0, 0.25, Limits()).deadline == 100.25
 
 
-def _fake_model(core: Core, session: Any, **settings: Any) -> Batcher:
-    """Put a session made by hand behind the name ``affine``."""
-    batcher = Batcher(fakes.served(session, max_batch=1, **settings), core.loop)
-    entry = core.repository._entries["affine"]
-    entry.batchers["1"] = entry.newest = batcher
-    return batcher
-
-
 def test_cancelling_and_deadlines_take_requests_back(tmp_path: Path) -> None:
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
         session.gate.clear()
-        batcher = _fake_model(core, session)
+        batcher = put_behind(core, session)
         # One runs, and one is at hand for when it is done.
-        running = [asyncio.ensure_future(_outcome(client)) for _ in range(2)]
-        await _until(lambda: batcher.running_rows == 2)
+        running = [asyncio.ensure_future(outcome(client)) for _ in range(2)]
+        await until(lambda: session.batches == [1] and batcher.running_rows == 2)
         waiting = client.call("ModelInfer", raw(X[:1]))
-        await _until(lambda: batcher.queued == 1)
+        await until(lambda: batcher.queued == 1)
         waiting.cancel()
-        await _until(lambda: batcher.queued == 0)
+        await until(lambda: batcher.queued == 0)
+        assert batcher.model.statistics.cancelled == 1
         error = await client.refused("ModelInfer", raw(X[:1]), timeout=0.2)
         assert error.code() == Code.DEADLINE_EXCEEDED
-        await _until(lambda: batcher.queued == 0)
+        await until(lambda: batcher.queued == 0)
         session.gate.set()
         for call in running:
             np.testing.assert_array_equal(output(await call), 2 * X[:1])
-        await asyncio.sleep(0.05)
-        assert session.batches == [1, 1]  # what was taken back was never computed
-        assert batcher.model.statistics.cancelled == 2
+        await client.call("ModelInfer", raw(X[:1]))
+        assert session.batches == [1, 1, 1]  # what was taken back was never computed
 
     run(tmp_path, body)
-
-
-async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.005)
 
 
 def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
         session.gate.clear()
-        batcher = _fake_model(core, session, max_queue=1)
-        # One runs, one is at hand, one waits, and two are too many.
-        open_calls = [asyncio.ensure_future(_outcome(client)) for _ in range(5)]
-        await _until(lambda: sum(call.done() for call in open_calls) == 2)
-        errors = [call.result() for call in open_calls if call.done()]
-        for error in errors:
+        batcher = put_behind(core, session, max_queue=1)
+        taken = []
+        for reached in (
+            lambda: session.batches == [1],  # one runs
+            lambda: batcher.running_rows == 2,  # one is at hand
+            lambda: batcher.queued == 1,  # one waits
+        ):
+            taken.append(asyncio.ensure_future(outcome(client)))
+            await until(reached)
+        for _ in range(2):
+            error = await client.refused("ModelInfer", raw(X[:1]))
             assert error.code() == Code.UNAVAILABLE
             trailing = dict(error.trailing_metadata())
             assert int(trailing["retry-after"]) >= 1
             assert int(trailing["retry-after-ms"]) >= 1
         session.gate.set()
-        await asyncio.gather(*open_calls)
-        assert batcher.model.statistics.success.count == 3
+        for call in taken:
+            np.testing.assert_array_equal(output(await call), 2 * X[:1])
 
     run(tmp_path, body)
-
-
-async def _outcome(client: Client) -> Any:
-    try:
-        return await client.call("ModelInfer", raw(X[:1]))
-    except grpc.aio.AioRpcError as error:
-        return error
 
 
 def test_a_stream_answers_in_order_and_survives_errors(tmp_path: Path) -> None:
@@ -333,29 +231,51 @@ def test_a_stream_does_not_read_without_a_bound(tmp_path: Path) -> None:
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
         session.gate.clear()
-        batcher = _fake_model(core, session)
+        batcher = put_behind(core, session)
 
         async def requests() -> Any:
             for _ in range(300):
                 yield raw(X[:1])
 
         call = client.stream(requests())
-        await asyncio.sleep(0.5)
-        assert batcher.queued <= 10
+        await until(lambda: batcher.running_rows + batcher.queued == 8)
+        for _ in range(20):  # rounds in which it would go on reading
+            await client.call("ServerLive")
+        assert batcher.running_rows + batcher.queued == 8
         call.cancel()
-        await _until(lambda: batcher.queued == 0)
+        await until(lambda: batcher.queued == 0)
         session.gate.set()
 
     run(tmp_path, body, limits=Limits(pipelined=8))
 
 
-@pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-def test_compressed_messages(tmp_path: Path, compression: Any) -> None:
-    array = np.zeros((20, 4), np.float32)
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_messages_are_compressed_both_ways_where_the_client_asks(
+    tmp_path: Path, coding: str
+) -> None:
+    array = np.zeros((32, 4), np.float32)
+    packed = grpc.Compression.Gzip if coding == "gzip" else grpc.Compression.Deflate
+    asking = {"metadata": (("accept-encoding", f"br, {coding}"),), "compression": packed}
+
+    async def sent(client: Client, sizes: list[int], **options: Any) -> tuple[int, int]:
+        """Bytes on the wire of a unary answer, and of a stream of ten."""
+        sizes.clear()
+        found = await client.call("ModelInfer", raw(array), **options)
+        np.testing.assert_array_equal(output(found), array)
+        unary = sum(sizes)
+        sizes.clear()
+        async for response in client.stream(iter([raw(array)] * 10), **options):
+            np.testing.assert_array_equal(output(response.infer_response), array)
+        return unary, sum(sizes)
 
     async def body(client: Client, core: Core) -> None:
-        found = await client.call("ModelInfer", raw(array), compression=compression)
-        np.testing.assert_array_equal(output(found), array)
+        async with counting(client) as (own, sizes):
+            await own.call("ServerLive")
+            plain, packed = await sent(own, sizes), await sent(own, sizes, **asking)
+            assert plain[0] > array.nbytes > packed[0] + 200
+            assert plain[1] > 10 * array.nbytes > packed[1] + 2000
+            error = await own.refused("ModelInfer", raw(array[:, :2].copy()), **asking)
+            assert error.code() == Code.INVALID_ARGUMENT
 
     run(tmp_path, body)
 
@@ -380,9 +300,9 @@ def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
         session.gate.clear()
-        _fake_model(core, session)
-        calls = [asyncio.ensure_future(_outcome(client)) for _ in range(20)]
-        await _until(lambda: any(call.done() for call in calls))
+        put_behind(core, session)
+        calls = [asyncio.ensure_future(outcome(client)) for _ in range(20)]
+        await until(lambda: any(call.done() for call in calls))
         refused = next(call.result() for call in calls if call.done())
         assert refused.code() == Code.UNAVAILABLE and "together" in refused.details()
         session.gate.set()
@@ -429,15 +349,7 @@ def test_admin_calls_are_off_without_a_token(tmp_path: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        shlex.split(
-            f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout '{key}' -out '{cert}' "
-            "-subj /CN=localhost -addext subjectAltName=DNS:localhost"
-        ),
-        check=True,
-        capture_output=True,
-    )
+    cert, key = serving.certificate(tmp_path)
 
     async def body(client: Client, core: Core) -> None:
         np.testing.assert_array_equal(output(await client.call("ModelInfer", raw())), 2 * X)
@@ -465,11 +377,11 @@ def test_while_draining_new_calls_are_refused_and_open_ones_answered(tmp_path: P
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
         session.gate.clear()
-        _fake_model(core, session)
-        running = asyncio.ensure_future(_outcome(client))
-        await asyncio.sleep(0.1)
-        draining = asyncio.ensure_future(core.drain(5.0))
-        await asyncio.sleep(0.05)
+        put_behind(core, session)
+        running = asyncio.ensure_future(outcome(client))
+        await until(lambda: session.batches == [1])
+        draining = asyncio.ensure_future(core.drain(END))
+        await until(lambda: not core.ready())
         assert not (await client.call("ServerReady")).ready
         assert (await client.refused("ModelInfer", raw())).code() == Code.UNAVAILABLE
         session.gate.set()
@@ -495,9 +407,8 @@ def test_an_idle_stream_does_not_hold_up_the_end(tmp_path: Path) -> None:
         call = client.stream(requests())
         assert not (await call.read()).error_message
         await core.drain(1.0)
-        begun = time.monotonic()
-        await front.stop(20.0)
-        assert time.monotonic() - begun < 5
+        await front.stop(END)
+        # Had it been cut off at the end of the grace, this would be UNAVAILABLE.
         assert await call.read() is grpc.aio.EOF
         assert await call.code() == Code.OK
         silence.set()

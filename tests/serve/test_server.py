@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 import json
 import socket
 import ssl
 import subprocess
 import sys
-import threading
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from . import serving
+from strop.serve.batcher import Batcher
+from strop.serve.config import ServerConfig
+from strop.serve.logs import Log
+from strop.serve.server import Server
+from strop.serve.settings import ModelSettings
+
+from . import fakes, serving
 from .serving import Running, parse_responses, post
+from .waiting import END, until, wait_until
 
 CLOSE = "Connection: close"
 BODY = json.dumps(
@@ -26,10 +35,9 @@ INFER = "/v2/models/affine/infer"
 
 
 def strop(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from strop.cli import main; main()", "serve"]
-    return subprocess.run(
-        [*command, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
-    )
+    start = "from strop.cli import main; main()"
+    command = [sys.executable, "-c", start, "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=2 * END, check=False)
 
 
 def get(path: str, *headers: str) -> bytes:
@@ -73,63 +81,88 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert f"port {port}" in failed.stderr.splitlines()[-1]
 
 
-def test_drain_answers_what_was_taken(tmp_path: Path) -> None:
-    model = serving.slow(tmp_path / "slow.onnx", depth=400)
-    with serving.serving(model, "--max-batch", "1") as server:
-        answers: list[bytes] = []
+def test_drain_answers_what_was_taken_and_refuses_the_rest(tmp_path: Path) -> None:
+    """In this process, where the model computes when the test lets it."""
 
-        def ask() -> None:
-            answers.append(server.talk(big_question(), half_close=False))
+    async def main() -> None:
+        path = serving.affine(tmp_path / "affine.onnx")
+        config = ServerConfig(
+            models={"affine": ModelSettings(path=path, threads=1)}, http=0, grpc=None, metrics=None
+        )
+        server = Server(config, Log(io.StringIO()))
+        await server.load()
+        await server.listen()
+        session = fakes.Doubling()
+        session.gate.clear()
+        batcher = Batcher(fakes.served(session, max_batch=1), asyncio.get_running_loop())
+        entry = server.core.repository._entries["affine"]
+        entry.batchers["1"] = entry.newest = batcher
 
-        asking = [threading.Thread(target=ask) for _ in range(8)]
-        watching = server.connect()
-        for thread in asking:
-            thread.start()
-        watching.sendall(get("/v2/health/ready").replace(CLOSE.encode(), b"A: b"))
-        assert parse_responses(watching.recv(1 << 16))[0][0] == 200
-        end = time.monotonic() + 10
-        seen, looks = 0, 0
-        while seen - looks < 9:  # the eight questions and the one about readiness
-            assert time.monotonic() < end
-            looks += 1
-            overview = json.loads(parse_responses(server.talk(get("/overview.json")))[0][2])
-            seen = overview["requests"]
-        begin = time.monotonic()
-        server.process.terminate()
-        server.wait_for("draining")
-        watching.sendall(get("/v2/health/ready"))
-        assert status_of(serving.read_all(watching)) == 503
-        watching.close()
-        with contextlib.suppress(OSError):
-            assert status_of(server.talk(big_question())) == 503
-        for thread in asking:
-            thread.join(30)
-        assert server.process.wait(30) == 0
-        assert time.monotonic() - begin < 30
-    assert [status_of(it) for it in answers] == [200] * 8
-    assert server.wait_for("stopped", 1)["answered"] is True
+        async def asked(data: bytes) -> tuple[Any, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.ports["http"])
+            writers.append(writer)
+            writer.write(data)
+            return reader, writer
+
+        writers: list[asyncio.StreamWriter] = []
+
+        taken = [await asked(post(INFER, BODY, CLOSE)) for _ in range(4)]
+        watching, watch = await asked(get("/v2/health/ready").replace(CLOSE.encode(), b"A: b"))
+        assert status_of(await watching.read(1 << 16)) == 200
+        refused, late = await asked(b"")
+        await until(lambda: batcher.running_rows + batcher.queued == 4)
+        draining = asyncio.ensure_future(server.drain())
+        await until(lambda: not server.core.ready())
+        watch.write(get("/v2/health/ready"))
+        assert status_of(await watching.read()) == 503
+        late.write(post(INFER, BODY, CLOSE))
+        assert status_of(await refused.read()) == 503
+        assert not draining.done()
+        session.gate.set()
+        for reader, _ in taken:
+            assert status_of(await reader.read()) == 200
+        assert await draining
+        assert session.batches == [1] * 4
+        for writer in writers:
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(asyncio.wait_for(main(), 2 * END))
 
 
-def test_drain_has_a_limit(tmp_path: Path) -> None:
-    model = serving.slow(tmp_path / "slow.onnx", depth=400)
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[Running]:
+    """A server with 20 requests that wait for an hour, on connections that stay open."""
+    serving.affine(tmp_path / "affine.onnx")
+    (tmp_path / "serve.yaml").write_text(
+        "models: {affine: {path: affine.onnx, policy: fixed, delay: 1h}}\ndrain: 100ms\n"
+    )
     with (
-        serving.serving(model, "--max-batch", "1", "--drain", "100ms") as server,
+        serving.serving("--config", tmp_path / "serve.yaml") as server,
         contextlib.ExitStack() as held,
     ):
-        connections = [held.enter_context(server.connect()) for _ in range(40)]
-        for connection in connections:
-            connection.sendall(big_question())
-        time.sleep(0.2)
-        begin = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - begin < 8
-        statuses = [status_of(serving.read_all(it)) for it in connections]
-        assert 503 in statuses
-        assert set(statuses) <= {200, 503}
+        server.held = [held.enter_context(server.connect()) for _ in range(20)]
+        for connection in server.held:
+            connection.sendall(post(INFER, BODY))
+
+        def waiting() -> int:
+            (affine,) = json.loads(parse_responses(server.talk(get("/overview.json")))[0][2])[
+                "models"
+            ]
+            return int(affine["waiting"])
+
+        wait_until(lambda: waiting() == 20)
+        yield server
+
+
+def test_drain_has_a_limit(holding: Running) -> None:
+    assert holding.stop() == 0
+    assert [status_of(serving.read_all(it)) for it in holding.held] == [503] * 20
+    assert holding.wait_for("stopped")["answered"] is False
 
 
 def test_nobody_is_told_that_a_model_is_unknown_while_it_loads(tmp_path: Path) -> None:
-    model = serving.slow(tmp_path / "slow.onnx", depth=100)
+    model = serving.slow(tmp_path / "slow.onnx", depth=20)
     affine = f"affine={serving.affine(tmp_path / 'a.onnx')}"
     with serving.serving(model, affine, "--max-batch", "1", ready=False) as it:
         seen = set()
@@ -187,23 +220,11 @@ def test_tokens(tmp_path: Path) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    made = subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-        ],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("there is no openssl here")
+    cert, key = serving.certificate(tmp_path)
     model = serving.slow(tmp_path / "slow.onnx", depth=2)
     affine = serving.affine(tmp_path / "affine.onnx")
-    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-    with serving.serving(
-        model, affine, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem"
-    ) as server:
+    context = ssl.create_default_context(cafile=str(cert))
+    with serving.serving(model, affine, "--tls-cert", cert, "--tls-key", key) as server:
         with context.wrap_socket(server.connect(), server_hostname="localhost") as connection:
             connection.sendall(post(INFER, BODY))
             assert status_of(connection.recv(1 << 16)) == 200
@@ -259,35 +280,28 @@ def test_a_model_that_raises_leaks_nothing(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.fixture
-def running(tmp_path: Path):
-    with serving.serving(serving.affine(tmp_path / "affine.onnx")) as server:
-        yield server
-
-
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    model = serving.slow(tmp_path / "slow.onnx", depth=1000)
+    serving.affine(tmp_path / "affine.onnx")
+    (tmp_path / "serve.yaml").write_text(
+        "models: {affine: {path: affine.onnx, policy: fixed, delay: 1h}}\ndrain: 1h\n"
+    )
     with (
-        serving.serving(model, "--max-batch", "1") as server,
-        contextlib.ExitStack() as held,
+        serving.serving("--config", tmp_path / "serve.yaml") as server,
+        server.connect() as connection,
     ):
-        connections = [held.enter_context(server.connect()) for _ in range(30)]
-        for connection in connections:
-            connection.sendall(big_question())
-        time.sleep(0.3)
+        connection.sendall(post(INFER, BODY))
+        wait_until(lambda: b'"waiting":1,' in server.talk(get("/overview.json")))
         server.process.terminate()
         server.wait_for("draining")
-        begin = time.monotonic()
+        assert server.process.poll() is None
         server.process.terminate()
-        assert server.process.wait(20) == 1
-        assert time.monotonic() - begin < 8
+        assert server.process.wait(END) == 1
 
 
-def test_connections_that_stay_idle_do_not_hold_up_the_end(running: Running) -> None:
-    with running.connect() as idle:
+def test_connections_that_stay_idle_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    model = serving.affine(tmp_path / "affine.onnx")
+    with serving.serving(model, "--drain", "1h") as server, server.connect() as idle:
         idle.sendall(get("/v2").replace(CLOSE.encode(), b"A: b"))
         idle.recv(1 << 16)
-        begin = time.monotonic()
-        assert running.stop() == 0
-        assert time.monotonic() - begin < 5
+        assert server.stop() == 0
         assert serving.read_all(idle) == b""

@@ -36,3 +36,13 @@ def test_triton_reads_nanoseconds_and_batch_sizes() -> None:
     statistics.refuse("overload")
     statistics.refuse("overload")
     assert statistics.refused == {"overload": 2}
+
+
+@pytest.mark.parametrize("moments", [[1.0, 1.001, 1.002], [1.0, 3.5, 3.9, 4.0], [4.0]])
+def test_times_since_moments_are_counted_as_one_by_one(moments: list[float]) -> None:
+    together, single = Histogram((0.01, 0.2, 1.0)), Histogram((0.01, 0.2, 1.0))
+    together.observe_since(moments, 4.0)
+    for moment in moments:
+        single.observe(4.0 - moment)
+    assert together.counts == single.counts
+    assert together.sum == pytest.approx(single.sum)

@@ -21,6 +21,7 @@ from strop.serve.errors import (
     ServeError,
     Unavailable,
 )
+from strop.serve.express import Express
 from strop.serve.flights import Flights
 from strop.serve.instance import Instance
 from strop.serve.lanes import Lanes
@@ -47,6 +48,8 @@ class Batcher:
         What it serves.
     cache
         The response cache, None where it is off.
+    express
+        The lane of small plain requests, None where the model has none.
     closing
         Whether new requests are refused because the model is being unloaded.
     """
@@ -64,6 +67,11 @@ class Batcher:
             else None
         )
         self.lanes = Lanes()
+        self.express = (
+            Express(model, self.policy, loop, self.lanes, self._if_drained)
+            if Express.suits(model)
+            else None
+        )
         self.closing = False
         self._loop = loop
         self._pool = Pool(model, loop, self._completed)
@@ -84,12 +92,12 @@ class Batcher:
     @property
     def queued(self) -> int:
         """Requests that wait."""
-        return self.lanes.requests
+        return self.lanes.requests + self._express_rows
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait."""
-        return self.lanes.rows
+        return self.lanes.rows + self._express_rows
 
     @property
     def running_rows(self) -> int:
@@ -99,13 +107,16 @@ class Batcher:
     @property
     def busy(self) -> bool:
         """Whether anything waits or runs."""
-        return bool(self.lanes.requests or self._pool.running_rows)
+        return bool(self.queued or self._pool.running_rows)
 
     def submit(self, request: InferRequest, done: Done) -> Ticket:
         """Take a request, or refuse it at once by calling `done` with the reason."""
         now = time.monotonic()
         if not request.arrived:
             request.arrived = now
+        if self.express is not None and self.express.waiting and not self.closing:
+            # One queue, one order, one limit: there is no lane beside a queue.
+            self.express.hand_over()
         ticket = Ticket(self, request, done)
         try:
             ticket.rows = self.model.check(request)
@@ -145,6 +156,8 @@ class Batcher:
     async def drain(self) -> None:
         """Refuse what comes from now on, and wait until everything taken is answered."""
         self.closing = True
+        if self.express is not None:
+            self.express.closed = True
         if self.busy:
             if self._drained is None:
                 self._drained = self._loop.create_future()
@@ -153,6 +166,8 @@ class Batcher:
     def abort(self, error: ServeError) -> None:
         """Answer everything that waits or runs with an error, at once."""
         self.closing = True
+        if self.express is not None:
+            self.express.abort(error)
         tickets = self.lanes.clear() + self._pool.abandon()
         for ticket in tickets:
             self._answers.fail(ticket, error)
@@ -164,6 +179,10 @@ class Batcher:
             if handle is not None:
                 handle.cancel()
         return self._pool.stop()
+
+    @property
+    def _express_rows(self) -> int:
+        return 0 if self.express is None else len(self.express.waiting)
 
     # -- in ----------------------------------------------------------------------------------
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from strop.amounts import parse_bytes, parse_seconds
 from strop.errors import InputError, MissingExtra
-from strop.serve.amounts import parse_seconds, parse_size
 from strop.serve.codec import Limits
-from strop.serve.security import is_name
+from strop.serve.names import is_name
 from strop.serve.settings import ModelSettings
 
 _SIZES = frozenset({"head", "body", "json", "in_flight", "slowest"})
-_COUNTS = frozenset({"elements", "rank", "tensors", "connections", "pipelined"})
+_COUNTS = frozenset({"elements", "strings", "rank", "tensors", "connections", "pipelined"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class ServerConfig:
         How long open requests may take once the server is told to stop.
     log_requests
         Whether every request is a line in the log.
+    stuck_seconds
+        When the event loop has not run for so long, the stack of every thread goes to stderr; 0
+        never looks.
+    exit_when_stuck
+        Whether the process then ends, with exit code 1.
     """
 
     models: Mapping[str, ModelSettings]
@@ -60,6 +65,8 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     drain_seconds: float = 30.0
     log_requests: bool = False
+    stuck_seconds: float = 10.0
+    exit_when_stuck: bool = False
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -73,6 +80,10 @@ class ServerConfig:
         ports = [port for port in (self.http, self.grpc, self.metrics) if port is not None]
         if self.http is None and self.grpc is None:
             raise InputError("neither HTTP nor gRPC is to be served", hint="leave one of them on")
+        if self.exit_when_stuck and not self.stuck_seconds:
+            raise InputError(
+                "exit_when_stuck, but never looked at: stuck is 0", hint="give stuck: 10s"
+            )
         fixed = [port for port in ports if port]
         if len(set(fixed)) < len(fixed):
             raise InputError(f"two fronts want one port: {fixed}", hint="give each its own")
@@ -214,7 +225,7 @@ def _limits(options: Mapping[str, Any]) -> Limits:
             raise InputError(
                 f"limits has an unknown key '{key}'", hint=f"known: {', '.join(sorted(known))}"
             )
-        convert = parse_size if key in _SIZES else _count if key in _COUNTS else parse_seconds
+        convert = _size if key in _SIZES else _count if key in _COUNTS else _seconds
         values[key] = _converted(convert, value, f"limits.{key}")
         if not values[key] > 0:
             raise InputError(f"limits.{key} is {value}", hint="give more than 0")
@@ -266,6 +277,14 @@ def _count(value: Any) -> int:
     return value
 
 
+def _seconds(value: Any) -> float:
+    return parse_seconds(value, zero=True)
+
+
+def _size(value: Any) -> int:
+    return parse_bytes(value, zero=True)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"'{value}' is neither true nor false")
@@ -297,24 +316,26 @@ _SERVER_OPTIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "infer_token_file": ("infer_token_file", _path),
     "tls_cert": ("tls_cert", _path),
     "tls_key": ("tls_key", _path),
-    "drain": ("drain_seconds", parse_seconds),
+    "drain": ("drain_seconds", _seconds),
     "log_requests": ("log_requests", _flag),
+    "stuck": ("stuck_seconds", _seconds),
+    "exit_when_stuck": ("exit_when_stuck", _flag),
 }
 _MODEL_OPTIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "slo": ("slo", parse_seconds),
+    "slo": ("slo", _seconds),
     "max_batch": ("max_batch", _count),
     "batching": ("batching", _text),
     "tolerance": ("tolerance", _number),
     "policy": ("policy", _text),
-    "delay": ("delay", parse_seconds),
+    "delay": ("delay", _seconds),
     "workers": ("workers", _count),
     "threads": ("threads", _count),
     "inline": ("inline", _flag),
     "priority": ("default_priority", _count),
     "max_queue": ("max_queue", _count),
-    "max_queue_bytes": ("max_queue_bytes", parse_size),
-    "memory": ("memory_limit", parse_size),
-    "cache": ("cache_bytes", parse_size),
-    "hang": ("hang_seconds", parse_seconds),
+    "max_queue_bytes": ("max_queue_bytes", _size),
+    "memory": ("memory_limit", _size),
+    "cache": ("cache_bytes", _size),
+    "hang": ("hang_seconds", _seconds),
     "trust": ("trust", _flag),
 }

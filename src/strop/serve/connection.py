@@ -1,29 +1,25 @@
 """One HTTP/1.1 connection, called by the event loop: requests in, answers out, in order.
 
-Small bodies come out of httptools' parser. A body that is not there at once is received straight
-into a buffer of its own, so that the tensors in it are views of what the kernel wrote, aligned to
-64 bytes. Answers leave in the order of the requests.
+Small bodies come out of httptools' parser, others go straight into a buffer (`body.py`). Heads
+that came before are not parsed again (`known.py`). Answers leave in the order of the requests
+(`outgoing.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import socket
 import time
-from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import httptools
-import numpy as np
 
 from strop.serve.codec import Limits
 from strop.serve.errors import BadRequest, Overloaded, ServeError, TooLarge
 from strop.serve.exchange import Exchange, Malformed, RequestTimeout
+from strop.serve.known import KnownHead
+from strop.serve.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from strop.serve.http import Front
-    from strop.serve.routes import Match
 
 _KEPT = frozenset(
     {
@@ -37,128 +33,51 @@ _KEPT = frozenset(
         b"x-request-id",
     }
 )
-_REPEATED = frozenset(
-    {
-        b"accept-encoding",
-        b"content-encoding",
-        b"content-length",
-        b"inference-header-content-length",
-    }
-)
-_KNOWN_HEADS = 4096  # of some 200 bytes each
+_LONGEST_DETOUR = 15  # requests
 _DISCARDED = 64 << 10  # a refused body up to here is read, so that the connection can go on
-_LINGER = 3.0  # seconds in which a client may still be writing what nobody reads
-_ALIGNED = 64
-_TCP_CLOSE = 7  # the first byte of Linux' tcp_info for a connection that is no more
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class KnownHead(NamedTuple):
-    """The head of a request that was parsed and admitted once, for others with the same bytes.
-
-    Clients repeat themselves: all that differs between two requests of one is the length of the
-    body. Looking up the bytes of a whole head costs a tenth of parsing them again.
-    """
-
-    method: bytes
-    target: bytes
-    headers: dict[bytes, bytes]
-    match: Match
-    length: int
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(Outgoing):
     """One client's connection: requests in, answers out, in order."""
 
     __slots__ = (
         "_arrived",
-        "_chunks",
-        "_current",
-        "_discarding",
-        "_eof",
-        "_exchanges",
-        "_got",
+        "_detour",
         "_head",
         "_headers",
-        "_last",
-        "_lingering",
         "_parser",
-        "_paused",
-        "_reading",
-        "_since",
-        "_stuck",
+        "_skipped",
         "_target",
-        "_transport",
         "_unknown",
         "_upgrading",
-        "_window",
-        "closed",
-        "front",
     )
 
     def __init__(self, front: Front) -> None:
-        self.front = front
-        self.closed = False
-        self._transport: asyncio.Transport
+        super().__init__(front)
         self._parser = httptools.HttpRequestParser(self)
-        self._exchanges: deque[Exchange] = deque()
-        # What is being read:
-        self._reading = False  # between a request's first byte and its last
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._head = 0
         self._arrived = 0.0
-        self._current: Exchange | None = None  # its headers are complete, its body is not
-        self._chunks: list[bytes] = []
-        self._got = 0
-        self._window: memoryview | None = None
         self._unknown = b""  # the head that is being parsed, where it may be remembered
+        self._detour = self._skipped = 0  # requests that do not try the lane; those already done
         self._upgrading = False  # the body comes after what the parser takes for the end
-        # What is not:
-        self._discarding = False  # nothing that still comes is looked at
-        self._lingering = 0.0
-        self._paused = False
-        self._stuck = 0.0
-        self._eof = False
-        self._since = self._last = time.monotonic()
-
-    @property
-    def busy(self) -> bool:
-        """Whether something was asked, or is being sent."""
-        return bool(self._exchanges) or self._transport.get_write_buffer_size() > 0
 
     # What the event loop calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "writelines")
-        self._transport = transport  # type: ignore[assignment]
-        if len(self.front.connections) >= self.front.limits.connections:
-            self.closed = True
-            self._transport.abort()
-            return
-        self.front.connections.add(self)
-
     def connection_lost(self, error: Exception | None) -> None:
         """Take back what nobody will read the answer of."""
-        self.closed = True
-        self.front.connections.discard(self)
-        for exchange in self._exchanges:
-            self._release(exchange)
-            if exchange.output is None and exchange.ticket is not None:
-                exchange.ticket.cancel()
-        self._exchanges.clear()
-        self._chunks.clear()
-        self._window = self._current = None
+        super().connection_lost(error)
         self._parser = None  # it holds this object, and this object held it
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: into the body that is awaited, else into the shared window."""
-        return self.front.window if self._window is None else self._window
+        window = self._body.window
+        return self.front.window if window is None else window
 
     def buffer_updated(self, size: int) -> None:
         """Take up bytes that arrived."""
-        if self._window is not None:
+        if self._body.window is not None:
             self._receive(size)
         elif self._discarding:
             pass
@@ -167,31 +86,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._take(size)
 
-    def eof_received(self) -> bool:
-        """The client will send no more; whether the connection stays open for answers.
-
-        That it closed its half alone, or all, cannot be seen, only tried: an interim response,
-        which every client of HTTP/1.1 skips, makes the kernel of one that is gone refuse.
-        """
-        if self.closed or not self._exchanges or self._current is not None or self._is_tls():
-            return False
-        self._eof = True
-        self._discarding = True
-        self._exchanges[-1].keep_alive = False
-        if self._exchanges[0].headers.get(b":version") != b"1.0":
-            self._transport.write(_CONTINUE)
-            asyncio.get_running_loop().call_later(0.05, self._abort_if_gone)
-        return True
-
-    def pause_writing(self) -> None:
-        """The client does not read its answers: read no more of its requests."""
-        self._stuck = time.monotonic()
-        self._pause()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        self._stuck = 0.0
-        self._resume()
+    def check(self, now: float) -> None:
+        """Called once a second: end what takes too long."""
+        super().check(now)
+        if self._reading and not (self._paused or self._discarding):
+            limits = self.front.limits
+            allowed = limits.header_seconds
+            if self._current is not None:
+                allowed = limits.body_seconds + self._body.size / limits.slowest
+            if now - self._arrived > allowed:
+                self._stop(RequestTimeout("the request did not arrive in time"))
 
     # What the parser calls.
 
@@ -201,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._target = b""
         self._headers = {}
         self._head = 0
-        self._got = 0
+        self._body.begin()
         self._arrived = time.monotonic()
 
     def on_url(self, part: bytes) -> None:
@@ -252,21 +156,23 @@ class Connection(asyncio.BufferedProtocol):
             exchange.keep_alive = False
             exchange.fail_unexpectedly(error)
         if self._unknown:
-            self._remember(exchange)
+            self.front.known.remember(self._unknown, exchange, self.front.router, self.front.limits)
+            self._unknown = b""
 
     def on_body(self, chunk: bytes) -> None:
         """A piece of a body."""
         exchange = self._current
         if exchange is None:
             return
-        self._got += len(chunk)
+        body = self._body
+        body.size += len(chunk)
         if exchange.refusal is not None:
-            if self._got > _DISCARDED:
+            if body.size > _DISCARDED:
                 self._refuse(exchange, exchange.refusal)
             return
         error = self._hold(exchange, len(chunk))
         if error is None:
-            self._chunks.append(chunk)
+            body.add(chunk)
         else:
             self._refuse(exchange, error)
 
@@ -278,90 +184,60 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._current
         if exchange is None:
             return
-        chunks = self._chunks
-        if chunks:
-            exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            self._chunks = []
+        exchange.body = self._body.whole()
         self._complete(exchange)
-
-    # What the rest of the front calls.
-
-    def answered(self, exchange: Exchange) -> None:
-        """Send what is ready, up to the first request that is not."""
-        if self.closed:
-            return
-        exchanges = self._exchanges
-        while exchanges and (output := exchanges[0].output) is not None:
-            first = exchanges[0]
-            if first is self._current and first.refusal is None:
-                # Answered before its body was read: what follows cannot be told from it.
-                first.keep_alive = False
-                self._current = self._window = None
-                self._discarding = True
-            exchanges.popleft()
-            self._release(first)
-            if len(output) == 1:
-                self._transport.write(output[0])
-            else:
-                self._transport.writelines(output)
-            if not first.keep_alive:
-                self._finish()
-                return
-        self._last = time.monotonic()
-        if exchanges and exchanges[0].wants_continue:
-            self._send_continue(exchanges[0])
-        if self._paused and len(exchanges) < self.front.limits.pipelined:
-            self._resume()
-
-    def close(self) -> None:
-        """Close once what was written has left."""
-        self._transport.close()
-
-    def check(self, now: float) -> None:
-        """Called once a second: end what takes too long."""
-        limits = self.front.limits
-        if self._lingering:
-            if now > self._lingering:
-                self._transport.abort()
-        elif self._stuck:
-            if now - self._stuck > limits.write_seconds:
-                self._transport.abort()
-        elif self._eof:
-            self._abort_if_gone()
-        elif self._discarding:
-            pass
-        elif self._reading and not self._paused:
-            allowed = limits.header_seconds
-            if self._current is not None:
-                allowed = limits.body_seconds + self._got / limits.slowest
-            if now - self._arrived > allowed:
-                self._stop(RequestTimeout("the request did not arrive in time"))
-        elif not self._exchanges and now - self._last > limits.idle_seconds:
-            self._transport.close()
 
     # How a request is read.
 
     def _take(self, size: int) -> None:
         """Requests from the window, of which the first byte is the first of a request."""
         front = self.front
-        window = front.window
+        data = bytes(front.window[:size])
         start = 0
         while start < size:
-            end = front.buffer.find(b"\r\n\r\n", start, size) + 4
+            end = data.find(b"\r\n\r\n", start) + 4
             if end < 4:
                 break
-            head = bytes(window[start:end])
+            head = data[start:end]
             known = front.known.get(head)
             if known is None:
                 self._unknown = head
                 break
-            start = min(end + known.length, size)
-            self._accept(known, bytes(window[end:start]))
+            if known.lane is not None and not start and end + known.length == size:
+                if self._skipped < self._detour:
+                    self._skipped += 1
+                elif self._take_express(known, data, end):
+                    return
+            start = end + known.length
+            self._accept(known, data[end:start])
             if self._discarding or self._reading:
                 return
         if start < size:
-            self._feed(window[start:size])
+            self._feed(front.window[start:size])
             self._unknown = b""
+
+    def _take_express(self, known: KnownHead, data: bytes, end: int) -> bool:
+        """Whether the express lane takes it: never a request behind another one."""
+        front, size = self.front, len(data)
+        if (
+            self._exchanges
+            or known.lane is None
+            or front.in_flight + size > front.limits.in_flight
+            or (lane := known.lane()) is None
+            or not lane.take(self, known, data, end)
+        ):
+            # Who sends what does not fit will do so again: asking every time is wasted.
+            self._detour = min(2 * self._detour + 1, _LONGEST_DETOUR)
+            self._skipped = 0
+            return False
+        self._detour = 0
+        front.in_flight += size
+        front.requests += 1
+        if self._passing is None:
+            self._passing = Exchange(self, known.method, known.target, known.headers)
+            self._passing.plain = True
+        self._exchanges.append(self._passing)
+        return True
 
     def _accept(self, known: KnownHead, body: bytes) -> None:
         """A request with a known head; `body` is as much of it as is there."""
@@ -371,42 +247,27 @@ class Connection(asyncio.BufferedProtocol):
         exchange.plain = True
         exchange.match = known.match
         exchange.length = known.length
+        exchange.body = body
+        exchange.held = size = len(body)
         front.requests += 1
-        self._exchanges.append(exchange)
-        self._got = size = len(body)
-        exchange.held = size
         front.in_flight += size
+        exchanges = self._exchanges
+        exchanges.append(exchange)
         if size == known.length and front.in_flight <= front.limits.in_flight:
-            exchange.body = body
-            self._complete(exchange)
+            exchange.dispatch()
+            if len(exchanges) >= front.limits.pipelined:
+                self._pause()
             return
+        exchange.body = b""
+        self._body.size = size
         self._current = exchange
         self._reading = True
         self._arrived = exchange.arrived
         if front.in_flight > front.limits.in_flight:
             self._refuse(exchange, _overloaded())
         else:
-            self._chunks.append(body)
+            self._body.add(body)
             self._await_body(exchange)
-
-    def _remember(self, exchange: Exchange) -> None:
-        """Note the head of a request that had nothing particular, for the next one like it."""
-        known, length, match = self.front.known, exchange.length, exchange.match
-        if (
-            exchange.plain
-            and exchange.refusal is None
-            and length is not None
-            and match is not None
-            and match.access != "admin"
-            and exchange.headers.keys() <= _REPEATED
-            and self._unknown.startswith(exchange.method)
-        ):
-            if len(known) >= _KNOWN_HEADS:
-                known.clear()
-            known[self._unknown] = KnownHead(
-                exchange.method, exchange.target, exchange.headers, match, length
-            )
-        self._unknown = b""
 
     def _feed(self, data: memoryview) -> None:
         parser = self._parser
@@ -457,31 +318,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _await_body(self, exchange: Exchange) -> None:
         """Let the rest of a body come straight into a buffer of its length."""
-        length = exchange.length or 0
-        memory = np.empty(length + _ALIGNED, np.uint8)
         text = exchange.headers.get(b"inference-header-content-length", b"")
         shift = int(text) if text.isdigit() and len(text) < 12 else 0
-        start = -(memory.ctypes.data + shift) % _ALIGNED
-        body = memory.data[start : start + length]
-        position = 0
-        for chunk in self._chunks:
-            body[position : position + len(chunk)] = chunk
-            position += len(chunk)
-        self._chunks = []
-        exchange.body = body
-        self._window = body[position:]
+        self._body.expect(exchange.length or 0, shift)
 
     def _receive(self, size: int) -> None:
-        exchange, window = self._current, self._window
-        assert exchange is not None and window is not None
-        self._got += size
-        self._window = window = window[size:]
+        exchange = self._current
+        assert exchange is not None
+        last = self._body.fill(size)
         error = self._hold(exchange, size)
         if error is not None:
-            exchange.body = b""
             self._refuse(exchange, error)
-        elif not window:
-            self._window = None
+        elif last:
+            exchange.body = self._body.whole()
             self._reading = False
             # The parser still waits for the body that passed it by.
             self._parser = httptools.HttpRequestParser(self)
@@ -526,15 +375,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange.wants_continue = False
         if not exchange.keep_alive:
             self._discarding = True
-        try:
-            if exchange.refusal is not None:
-                exchange.fail(exchange.refusal)
-            elif exchange.match is not None:
-                self.front.router.dispatch(exchange, exchange.match)
-        except ServeError as error:
-            exchange.fail(error)
-        except Exception as error:
-            exchange.fail_unexpectedly(error)
+        exchange.dispatch()
         if len(self._exchanges) >= self.front.limits.pipelined:
             self._pause()
 
@@ -544,8 +385,8 @@ class Connection(asyncio.BufferedProtocol):
         exchange.keep_alive = False
         exchange.wants_continue = False
         self._discarding = True
-        self._current = self._window = None
-        self._chunks.clear()
+        self._current = None
+        self._body.drop()
         exchange.fail(error)
 
     def _stop(self, error: ServeError) -> None:
@@ -557,64 +398,6 @@ class Connection(asyncio.BufferedProtocol):
             exchange.arrived = self._arrived
             self._exchanges.append(exchange)
         self._refuse(exchange, error)
-
-    # How a connection ends.
-
-    def _finish(self) -> None:
-        """Close after the last answer, without cutting it off.
-
-        Where the client is still sending, closing at once would make its kernel throw away what
-        it has not read yet (RFC 9112, section 9.6): its bytes are read and forgotten for a while.
-        """
-        self._discarding = True
-        self._window = self._current = None
-        for exchange in self._exchanges:
-            self._release(exchange)
-            if exchange.output is None and exchange.ticket is not None:
-                exchange.ticket.cancel()
-        self._exchanges.clear()
-        if self._eof or not self._reading or self._is_tls():
-            self._transport.close()
-            return
-        self._lingering = time.monotonic() + _LINGER
-        self._resume()
-        with contextlib.suppress(OSError, NotImplementedError):
-            self._transport.write_eof()
-
-    def _abort_if_gone(self) -> None:
-        if self.closed or not self._eof:
-            return
-        connection = self._transport.get_extra_info("socket")
-        if connection is None or not hasattr(socket, "TCP_INFO"):
-            return
-        try:
-            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-        except OSError:
-            state = bytes([_TCP_CLOSE])
-        if state[0] == _TCP_CLOSE:
-            self._transport.abort()
-
-    def _send_continue(self, exchange: Exchange) -> None:
-        exchange.wants_continue = False
-        if exchange is self._current and not self._got:
-            self._transport.write(_CONTINUE)
-
-    def _release(self, exchange: Exchange) -> None:
-        self.front.in_flight -= exchange.held
-        exchange.held = 0
-
-    def _pause(self) -> None:
-        if not self._paused and not self.closed:
-            self._paused = True
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        if self._paused and not self._stuck and not self.closed:
-            self._paused = False
-            self._transport.resume_reading()
-
-    def _is_tls(self) -> bool:
-        return self._transport.get_extra_info("sslcontext") is not None
 
 
 def _overloaded() -> Overloaded:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from strop.serve.errors import ServeError, Unavailable
+from strop.serve.express import Express
 from strop.serve.repository import Repository
 from strop.serve.request import InferRequest, InferResponse
 from strop.serve.ticket import ANSWERED, Done, Ticket, deliver
@@ -105,6 +106,15 @@ class Core:
         except ServeError as error:
             self.refused[error.reason] = self.refused.get(error.reason, 0) + 1
             return error
+
+    def lane(self, model: str, version: str = "") -> Express | None:
+        """The express lane to a model, None where it has none or is not there."""
+        if self._draining:
+            return None
+        try:
+            return self.repository.batcher(model, version).express
+        except ServeError:
+            return None
 
     def live(self) -> bool:
         """Whether the process works at all: it does when it can say so."""

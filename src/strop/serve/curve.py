@@ -12,7 +12,7 @@ _WINDOW = 200
 """Observations kept a size: the second largest of 200 is their 99th percentile."""
 _RECENT = 31
 """Newest of them that give median and mean, which so follow a machine that slows down."""
-_REFRESH = 0.005
+_REFRESH = 0.02
 """Seconds of batches after which the curve is drawn anew, which takes some 50 µs."""
 _TRUST = 20
 """Observations of a size after which the recorded curve no longer counts for it."""

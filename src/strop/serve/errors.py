@@ -54,6 +54,40 @@ class UnknownModel(ServeError):
     reason = "unknown"
 
 
+class NotFound(ServeError):
+    """Nothing is at this path."""
+
+    status = 404
+    grpc = "NOT_FOUND"
+    reason = "unknown"
+
+
+class NotOffered(ServeError):
+    """A part of Triton's protocol that this server has not."""
+
+    status = 501
+    grpc = "UNIMPLEMENTED"
+    reason = "not_offered"
+
+
+class MethodNotAllowed(ServeError):
+    """The path is right, the method is not.
+
+    Attributes
+    ----------
+    allowed
+        The methods that are, as the header ``Allow`` lists them.
+    """
+
+    status = 405
+    grpc = "UNIMPLEMENTED"
+    reason = "invalid"
+
+    def __init__(self, allowed: frozenset[bytes]) -> None:
+        self.allowed = b", ".join(sorted(allowed))
+        super().__init__(f"this path takes {self.allowed.decode()}")
+
+
 class TooLarge(ServeError):
     """The request is larger than this server takes."""
 

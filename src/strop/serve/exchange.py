@@ -14,7 +14,7 @@ import orjson
 from strop.serve.errors import ServeError
 
 if TYPE_CHECKING:
-    from strop.serve.connection import Connection
+    from strop.serve.outgoing import Outgoing
     from strop.serve.routes import Match
 
 JSON = b"application/json"
@@ -103,49 +103,32 @@ class Exchange:
     ticket
         What to cancel when the client goes away.
     output
-        The buffers of the answer once it is there.
+        The answer once it is there: its bytes, or several buffers of them.
     held
         Bytes of the body, counted against those in flight.
     """
 
-    __slots__ = (
-        "arrived",
-        "body",
-        "connection",
-        "headers",
-        "held",
-        "keep_alive",
-        "length",
-        "match",
-        "method",
-        "output",
-        "plain",
-        "refusal",
-        "request_id",
-        "target",
-        "ticket",
-        "wants_continue",
-    )
+    # Defaults of the class: most requests have most of them, and need not set them one by one.
+    body: bytes | memoryview = b""
+    arrived = 0.0
+    keep_alive = True
+    plain = False
+    length: int | None = None
+    match: Match | None = None
+    refusal: ServeError | None = None
+    ticket: Ticket | None = None
+    output: bytes | Sequence[bytes | memoryview] | None = None
+    held = 0
+    wants_continue = False
+    request_id = ""
 
     def __init__(
-        self, connection: Connection, method: bytes, target: bytes, headers: dict[bytes, bytes]
+        self, connection: Outgoing, method: bytes, target: bytes, headers: dict[bytes, bytes]
     ) -> None:
         self.connection = connection
         self.method = method
         self.target = target
         self.headers = headers
-        self.body: bytes | memoryview = b""
-        self.arrived = 0.0
-        self.keep_alive = True
-        self.plain = False
-        self.length: int | None = None
-        self.match: Match | None = None
-        self.refusal: ServeError | None = None
-        self.ticket: Ticket | None = None
-        self.output: Sequence[bytes | memoryview] | None = None
-        self.held = 0
-        self.wants_continue = False
-        self.request_id = ""
 
     @property
     def gone(self) -> bool:
@@ -157,7 +140,7 @@ class Exchange:
         front = self.connection.front
         if self.plain and self.keep_alive and not front.draining:
             if self.output is None:
-                self.output = (b"%b%d\r\n\r\n%b" % (front.heads.ok, len(text), text),)
+                self.output = b"%b%d\r\n\r\n%b" % (front.heads.ok, len(text), text)
                 self.connection.answered(self)
         else:
             self.answer(200, [text])
@@ -185,9 +168,9 @@ class Exchange:
             extra += b"X-Request-Id: %b\r\n" % self.request_id.encode()
         head = b"%b%d\r\n%b\r\n" % (front.heads.start(status, content_type), size, extra)
         if self.method == b"HEAD":
-            self.output = (head,)
+            self.output = head
         elif size <= _COPIED:
-            self.output = (b"".join((head, *parts)),)
+            self.output = b"".join((head, *parts))
         else:
             self.output = (head, *parts)
         if front.access_log is not None:
@@ -213,6 +196,18 @@ class Exchange:
         if (allowed := getattr(error, "allowed", None)) is not None:
             extra += b"Allow: %b\r\n" % allowed
         self.answer(error.status, [orjson.dumps({"error": str(error)})], extra=extra)
+
+    def dispatch(self) -> None:
+        """Have it answered, whatever comes of it."""
+        try:
+            if self.refusal is not None:
+                self.fail(self.refusal)
+            elif self.match is not None:
+                self.connection.front.router.dispatch(self, self.match)
+        except ServeError as error:
+            self.fail(error)
+        except Exception as error:
+            self.fail_unexpectedly(error)
 
     def fail_unexpectedly(self, error: BaseException) -> None:
         """Send status 500 without a word of why; the log has it, under the same request id."""

@@ -105,7 +105,7 @@ def _inputs(given: Any, limits: Limits) -> dict[str, np.ndarray]:
         if "shared_memory_region" in tensor.parameters:
             raise BadRequest("shared memory is not offered: send the data")
         shape = list(tensor.shape)
-        count = element_count(shape, shown, limits)
+        count = element_count(shape, shown, limits, datatype)
         dtype_of(datatype)  # an unknown datatype ends here
         if raw:
             if tensor.HasField("contents"):

@@ -10,17 +10,26 @@ from typing import Any, Literal
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 import strop
 from strop.errors import InputError, StropError
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
 from strop.serve.errors import BadRequest, ServeError, UnknownModel
+from strop.serve.grpc_calls import (
+    UNFORESEEN,
+    compress_if_asked,
+    log_fault,
+    parsed,
+    refuse,
+    told,
+)
 from strop.serve.grpc_codec import decode_request, encode_response, parameters_of
+from strop.serve.grpc_health import Health
 from strop.serve.model import ServedModel
+from strop.serve.names import check_name
 from strop.serve.proto import SERVICE, message
-from strop.serve.security import Guard, check_name, read_tokens, tls_context
+from strop.serve.security import Guard, read_tokens, tls_context
 
 _log = logging.getLogger("strop.serve")
 
@@ -51,6 +60,7 @@ class GrpcFront:
         self._limits = config.limits
         self._guard = Guard(read_tokens(config.infer_token_file), read_tokens(config.token_file))
         self._credentials = _credentials(config)
+        self._health = Health(core, config.limits.connections)
         self._in_flight = 0
         self._readers: set[asyncio.Task[None]] = set()
         self._server: grpc.aio.Server | None = None
@@ -74,7 +84,10 @@ class GrpcFront:
             )
         )
         server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, self._handlers()),)
+            (
+                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                self._health.handler(),
+            )
         )
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -94,6 +107,7 @@ class GrpcFront:
 
     async def stop(self, grace: float) -> None:
         """Take no new calls; those open have `grace` seconds, streams end after their answers."""
+        self._health.stop()
         for reader in self._readers:
             reader.cancel()
         if self._server is not None:
@@ -124,6 +138,7 @@ class GrpcFront:
     async def _stream(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers in the order of the requests, which are computed together meanwhile."""
         self._admit(context, "infer")
+        await compress_if_asked(context)
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
         # The reader runs ahead of the writer, but not without a bound.
         room = asyncio.Semaphore(self._limits.pipelined)
@@ -133,7 +148,7 @@ class GrpcFront:
             try:
                 async for data in requests:
                     await room.acquire()
-                    request = _parsed(message("ModelInferRequest"), data)
+                    request = parsed(message("ModelInferRequest"), data)
                     task = asyncio.create_task(self._stream_answer(request, context))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -160,12 +175,12 @@ class GrpcFront:
         try:
             found = await self._answer(request, time.monotonic(), context.time_remaining())
         except ServeError as error:
-            failed = response(error_message=str(error))
+            failed = response(error_message=told(error))
             failed.infer_response.id = request.id
             return failed
         except Exception as error:
-            _fault(error)
-            failed = response(error_message=_UNFORESEEN)
+            log_fault(error)
+            failed = response(error_message=UNFORESEEN)
             failed.infer_response.id = request.id
             return failed
         if request.parameters["triton_enable_empty_final_response"].bool_param:
@@ -296,12 +311,14 @@ class GrpcFront:
         async def guarded(data: bytes, context: Any) -> Any:
             try:
                 self._admit(context, access)
-                return await call(_parsed(kind, data), context)
+                answer = await call(parsed(kind, data), context)
+                await compress_if_asked(context)
+                return answer
             except ServeError as error:
-                await _abort(context, error)
+                await refuse(context, error)
             except Exception as error:
-                _fault(error)
-                await context.abort(grpc.StatusCode.INTERNAL, _UNFORESEEN)
+                log_fault(error)
+                await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
 
         return guarded
 
@@ -310,7 +327,7 @@ class GrpcFront:
             async for response in self._stream(requests, context):
                 yield response
         except ServeError as error:
-            await _abort(context, error)
+            await refuse(context, error)
 
     def _admit(self, context: Any, access: Access) -> None:
         if access == "open" or (access == "infer" and self._guard.infer_is_open):
@@ -320,32 +337,6 @@ class GrpcFront:
             self._guard.check_infer(sent)
         else:
             self._guard.check_admin(sent)
-
-
-def _parsed(kind: Any, data: bytes) -> Any:
-    # Not left to grpc: what a client can send must not fill the log, nor name our classes to it.
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise BadRequest(f"the message is no {kind.DESCRIPTOR.name}") from None
-
-
-_UNFORESEEN = "the server failed on this request; its log says why"
-
-
-async def _abort(context: Any, error: ServeError) -> None:
-    trailing: tuple[tuple[str, str], ...] = ()
-    if error.retry_after is not None:
-        seconds, milliseconds = -int(-error.retry_after // 1), -int(-error.retry_after * 1000 // 1)
-        trailing = (
-            ("retry-after", str(max(1, seconds))),
-            ("retry-after-ms", str(max(1, milliseconds))),
-        )
-    await context.abort(grpc.StatusCode[error.grpc], str(error), trailing)
-
-
-def _fault(error: Exception) -> None:
-    _log.error("a gRPC call failed", exc_info=error)
 
 
 def _credentials(config: ServerConfig) -> Any:

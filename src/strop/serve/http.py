@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from strop.serve.codec import Limits
-from strop.serve.connection import Connection, KnownHead
+from strop.serve.connection import Connection
 from strop.serve.exchange import Exchange, Heads
+from strop.serve.known import KnownHeads
+from strop.serve.outgoing import Outgoing
 
 if TYPE_CHECKING:
+    from strop.serve.express import Express
     from strop.serve.logs import AccessLog, Log
     from strop.serve.routes import Match
 
@@ -29,6 +33,9 @@ class Router(Protocol):
     def dispatch(self, exchange: Exchange, match: Match) -> None:
         """Answer a request that is complete, now or later."""
 
+    def lane(self, match: Match) -> Callable[[], Express | None] | None:
+        """What finds the express lane to a model whenever it is asked, for paths of inference."""
+
 
 class Front:
     """What all connections share.
@@ -39,6 +46,8 @@ class Front:
         Bytes of the bodies that are being received or answered.
     requests
         How many were read.
+    turned_away
+        Connections beyond the limit whose clients are told so.
     draining
         Whether connections are closed as soon as what they asked is answered.
     """
@@ -51,11 +60,12 @@ class Front:
         self.log = log
         self.access_log = access_log
         self.heads = Heads()
-        self.connections: set[Connection] = set()
+        self.connections: set[Outgoing] = set()
         self.in_flight = 0
+        self.turned_away = 0
         self.requests = 0
         self.draining = False
-        self.known: dict[bytes, KnownHead] = {}
+        self.known = KnownHeads()
         self.buffer = bytearray(_WINDOW)
         self.window = memoryview(self.buffer)
         self._sweeper: asyncio.TimerHandle | None = None

@@ -8,6 +8,7 @@ import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
+from weakref import WeakSet
 
 import numpy as np
 
@@ -18,8 +19,14 @@ from strop.serve.model import ServedModel
 
 _log = logging.getLogger("strop.serve")
 
+INLINE_LIMIT = 0.1
+"""Seconds: some hundred times what warm-up allows, and more than a busy machine takes a thread away
+for. A batch that takes longer is the last one on the loop's thread."""
+
 Inputs = Mapping[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
+
+_threads: WeakSet[threading.Thread] = WeakSet()
 
 
 class Batch:
@@ -160,13 +167,14 @@ class InlineInstance(Instance):
     """Computes on the loop's own thread, within `start`: no switch of threads at all.
 
     While it computes nothing else happens, which is right only where that is a fraction of a
-    millisecond; and a model that hangs would hang the server.
+    millisecond; and a model that hangs would hang the server. See `keep_inline`.
     """
 
     def start(self, batch: Batch) -> None:
         assert self._session is not None
         self.batches.append(batch)
         batch.compute(self.model, self._session, self._buffers)
+        keep_inline(self.model, batch.ended - batch.started)
         self._completed(self, batch)
 
 
@@ -184,6 +192,7 @@ class ThreadInstance(Instance):
         self._inbox: SimpleQueue[Batch | None] = SimpleQueue()
         # A daemon, because a call that hangs in an engine cannot be ended from outside.
         self._thread = threading.Thread(target=self._work, name=f"serve-{model.name}", daemon=True)
+        _threads.add(self._thread)
         self._thread.start()
 
     def start(self, batch: Batch) -> None:
@@ -211,6 +220,22 @@ class ThreadInstance(Instance):
                 break
         if self._session is None:
             session.close()
+
+
+def still_computing() -> bool:
+    """Whether any worker's thread is there, which at the end of the process is one that hangs."""
+    return any(thread.is_alive() for thread in list(_threads))
+
+
+def keep_inline(model: ServedModel, seconds: float) -> None:
+    """A batch took so long on the loop's thread: whether the next may run there is in `inline`."""
+    if seconds > INLINE_LIMIT and model.inline:
+        model.inline = False
+        _log.warning(
+            "a batch of '%s' held the server up for %.2f s: it runs on a thread from now on",
+            model.name,
+            seconds,
+        )
 
 
 def _laid_out(part: Inputs) -> dict[str, np.ndarray]:

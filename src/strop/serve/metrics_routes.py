@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from strop.serve.core import Core
+from strop.serve.errors import MethodNotAllowed, NotFound
 from strop.serve.exchange import Exchange
 from strop.serve.metrics import metrics_text
-from strop.serve.routes import GET, Match, MethodNotAllowed, NotFound
+from strop.serve.routes import GET, Match
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -36,6 +37,9 @@ class MetricsRoutes:
     def dispatch(self, exchange: Exchange, match: Match) -> None:
         """Answer at once."""
         match.handler(exchange, match)
+
+    def lane(self, match: Match) -> None:
+        """Nothing is inferred here."""
 
     def _metrics(self, exchange: Exchange, match: Match) -> None:
         exchange.answer(200, [metrics_text(self._core)], content_type=TEXT)

@@ -17,27 +17,13 @@ from strop.engines import Session
 from strop.errors import BundleError, InputError, StropError
 from strop.records import Manifest, SessionSpec, Signature, TensorSpec
 from strop.serve.buckets import Buckets, buckets_for
+from strop.serve.codec.datatypes import DATATYPES
 from strop.serve.curve import LatencyCurve
 from strop.serve.errors import BadRequest
 from strop.serve.plain import plain_spec, quiet_options
 from strop.serve.request import InferRequest
 from strop.serve.settings import ModelSettings
 from strop.serve.statistics import ModelStatistics
-
-DATATYPES = {
-    "bool": "BOOL",
-    **{
-        f"{kind}int{bits}": f"{kind.upper()}INT{bits}"
-        for kind in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "bfloat16": "BF16",
-    "str": "BYTES",
-}
-"""Open Inference Protocol datatypes by the dtypes of signatures."""
 
 
 class TensorInfo(NamedTuple):

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import functools
+from http import HTTPStatus
 from typing import Any
 
 import strop
-from strop.serve.codec.datatypes import ITEMSIZE
+from strop.serve.codec.datatypes import DATATYPES
+from strop.serve.names import PATTERN
 
+_ERRORS = {
+    400: "The request is wrong, whatever the state of the server",
+    401: "A token is missing, or not the right one",
+    403: "Nobody may do this on this server",
+    404: "There is no such model or version",
+    408: "The request did not arrive in time, or its own timeout passed",
+    413: "The request is beyond a limit",
+    414: "The request target is too long",
+    417: "Something other than 100-continue is expected",
+    431: "The headers are too long",
+    500: "The model or the server failed on this request",
+    503: "Not now: come back after Retry-After seconds",
+}
+_ANYWHERE = (400, 408, 413, 414, 417, 431, 500, 503)  # before the path is looked at
+_TEXT = {"type": "string"}
 _MODEL = {"$ref": "#/components/parameters/model"}
 _VERSION = {"$ref": "#/components/parameters/version"}
 
@@ -55,6 +72,8 @@ def openapi() -> dict[str, Any]:
                 "Answer what was asked of a model, and let it go", "Empty", "Any", admin=True
             ),
             "/overview.json": _get("What the page at / shows", "Any"),
+            "/openapi.json": _get("This document", "Any", open_=True),
+            "/metrics": _get("Metrics in Prometheus' text format", None),
         },
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -69,17 +88,7 @@ def openapi() -> dict[str, Any]:
                 },
                 "request_id": _parameter("X-Request-Id", "header"),
             },
-            "responses": {
-                "Error": {
-                    "description": "What is wrong",
-                    "content": _json("Error"),
-                },
-                "Busy": {
-                    "description": "Not now: come back after Retry-After seconds",
-                    "headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}},
-                    "content": _json("Error"),
-                },
-            },
+            "responses": {_name(status): _error(status, text) for status, text in _ERRORS.items()},
             "schemas": _schemas(),
         },
     }
@@ -87,18 +96,24 @@ def openapi() -> dict[str, Any]:
 
 def _get(
     summary: str,
-    schema: str,
+    schema: str | None,
     parameters: list[dict[str, Any]] | None = None,
     *,
     open_: bool = False,
     unready: bool = False,
 ) -> dict[str, Any]:
-    responses: dict[str, Any] = {
-        "200": {"description": "As asked", "content": _json(schema)},
-        "default": {"$ref": "#/components/responses/Error"},
+    content = {"text/plain": {"schema": _TEXT}} if schema is None else _json(schema)
+    responses = {
+        "200": {"description": "As asked", "content": content},
+        **_errors(*(() if open_ else (401,)), *((404,) if parameters else ())),
     }
-    if unready:
-        responses["503"] = {"description": "Not ready", "content": _json(schema)}
+    if unready and schema is not None:
+        # Too many connections or bytes in flight are 503 as well, with an error for a body.
+        either = {"anyOf": [_reference(schema), _reference("Error")]}
+        responses["503"] = {
+            "description": "Not ready",
+            "content": {"application/json": {"schema": either}},
+        }
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters:
         operation["parameters"] = parameters
@@ -113,7 +128,7 @@ def _post(summary: str, schema: str, body: str, *, admin: bool = False) -> dict[
         "requestBody": {"required": False, "content": _json(body)},
         "responses": {
             "200": {"description": "Done", "content": _json(schema)},
-            "default": {"$ref": "#/components/responses/Error"},
+            **_errors(401, *((403, 404) if admin else ())),
         },
         "security": [{"token": []}] if admin else [{}, {"token": []}],
     }
@@ -138,8 +153,7 @@ def _infer(own: list[dict[str, Any]]) -> dict[str, Any]:
                     "description": "The outputs",
                     "content": {**_json("InferResponse"), **binary},
                 },
-                "503": {"$ref": "#/components/responses/Busy"},
-                "default": {"$ref": "#/components/responses/Error"},
+                **_errors(401, 404),
             },
             "security": [{}, {"token": []}],
         }
@@ -156,19 +170,47 @@ def _both(suffix: str, make: Any) -> dict[str, Any]:
 def _parameter(
     name: str, where: str, *, required: bool = False, pattern: bool = False
 ) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
+    schema: dict[str, Any] = dict(_TEXT)
     if pattern:
-        schema["pattern"] = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+        schema["pattern"] = f"^{PATTERN}$"
     return {"name": name, "in": where, "required": required, "schema": schema}
 
 
 def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"application/json": {"schema": _reference(schema)}}
+
+
+def _reference(schema: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _errors(*more: int) -> dict[str, Any]:
+    return {
+        str(status): {"$ref": f"#/components/responses/{_name(status)}"}
+        for status in sorted({*_ANYWHERE, *more})
+    }
+
+
+def _error(status: int, text: str) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": text, "content": _json("Error")}
+    if status == 401:
+        response["headers"] = {"WWW-Authenticate": {"required": True, "schema": _TEXT}}
+    if status == 503:
+        # Not there where waiting is of no use: the model was unloaded.
+        seconds = {"type": "integer", "minimum": 1}
+        response["headers"] = {
+            name: {"schema": seconds} for name in ("Retry-After", "Retry-After-Ms")
+        }
+    return response
+
+
+def _name(status: int) -> str:
+    return HTTPStatus(status).name.title().replace("_", "")
 
 
 def _schemas() -> dict[str, Any]:
-    text, natural = {"type": "string"}, {"type": "integer", "minimum": 0}
-    datatype = {"type": "string", "enum": [*ITEMSIZE, "BYTES"]}
+    text, natural = _TEXT, {"type": "integer", "minimum": 0}
+    datatype = {"type": "string", "enum": list(DATATYPES.values())}
     shape = {"type": "array", "items": natural}
     data = {"type": "array", "description": "Flat, or nested as the shape says"}
     parameters = {"type": "object"}

@@ -40,11 +40,9 @@ class Pool:
         self._model = model
         self._loop = loop
         self._report = completed
-        self._ahead = 1 if model.inline else 2
-        self._instances = [self._instance(model.session) for _ in range(model.workers)]
         self.running_rows = 0
         self.idle = self.room = 0
-        self._count()
+        self._settle()
 
     @property
     def alive(self) -> bool:
@@ -63,6 +61,8 @@ class Pool:
 
     def start(self, tickets: list[Ticket], now: float) -> None:
         """Give a batch to the worker with the least to do; there has to be `room`."""
+        if self._inline and not self._model.inline:
+            self._settle()  # an earlier batch was too slow for the loop's thread
         instance = min(self._instances, key=_load)
         batch = RunningBatch(tickets)
         self.running_rows += batch.total
@@ -152,6 +152,14 @@ class Pool:
 
     def _seconds(self, batch: Batch) -> float:
         return self._model.curve.p50(min(batch.total, self._model.limit))
+
+    def _settle(self) -> None:
+        """Have workers where the model may run; what was inline has nothing left to do."""
+        model = self._model
+        self._inline = model.inline
+        self._ahead = 1 if model.inline else 2
+        self._instances = [self._instance(model.session) for _ in range(model.workers)]
+        self._count()
 
     def _instance(self, session: Session | None) -> Instance:
         kind = InlineInstance if self._model.inline else ThreadInstance

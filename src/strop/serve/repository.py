@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +12,13 @@ from strop.errors import InputError, StropError
 from strop.serve.batcher import Batcher
 from strop.serve.errors import Unavailable, UnknownModel
 from strop.serve.model import ServedModel, open_model
+from strop.serve.names import is_name
 from strop.serve.request import InferRequest
 from strop.serve.settings import ModelSettings
 from strop.serve.warmup import warm
 
 _log = logging.getLogger("strop.serve")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_RESERVED = ("stats",)
-"""``GET /v2/models/stats`` is not about a model of that name."""
 _JOIN_SECONDS = 5.0
 
 
@@ -154,12 +151,12 @@ class Repository:
         StropError
             When it cannot be opened; what was served before stays. The message may hold paths.
         """
-        if not _NAME.fullmatch(name) or name in _RESERVED:
+        if not is_name(name):
             raise InputError(
                 f"'{name}' cannot be a model's name",
                 hint="use letters, digits, '.', '_' and '-', at most 128, and not 'stats'",
             )
-        if version is not None and not _NAME.fullmatch(version):
+        if version is not None and not is_name(version):
             raise InputError(f"'{version}' cannot be a version", hint="use a number")
         entry = self._entries.get(name)
         if entry is None:

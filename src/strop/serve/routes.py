@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import time
-import zlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -14,61 +12,42 @@ import httptools
 
 import strop
 from strop.errors import StropError
-from strop.serve.codec import Limits, decode, decode_raw, decompress, encode
+from strop.serve.codec import Limits
 from strop.serve.codec.json_codec import parse
 from strop.serve.core import Core
-from strop.serve.errors import BadRequest, ServeError, UnknownModel
-from strop.serve.exchange import BINARY, JSON, Exchange
+from strop.serve.errors import (
+    BadRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotOffered,
+    ServeError,
+    TooLarge,
+    UnknownModel,
+)
+from strop.serve.exchange import Exchange
+from strop.serve.express import Express
+from strop.serve.inference import Inference
+from strop.serve.later import Later
 from strop.serve.logs import Log
 from strop.serve.metrics import metrics_text
 from strop.serve.model import ServedModel
+from strop.serve.names import check_name
 from strop.serve.openapi import openapi
 from strop.serve.overview import overview
 from strop.serve.page import page
-from strop.serve.request import InferRequest, InferResponse
-from strop.serve.security import Guard, check_name
+from strop.serve.security import Guard
 
 GET = frozenset({b"GET", b"HEAD"})
 
 _POST = frozenset({b"POST"})
+_QUESTION = 64 << 10  # bytes of a body that holds no tensors
 _REMEMBERED = 1024  # request targets whose route is remembered
-_LARGE = 64 << 10  # a body beyond it is not read for a model that does not exist
-_OFF_LOOP = 128 << 10  # bytes beyond which (de)compression would hold the event loop up
-_COMPRESSED = 1 << 10  # an answer below it is not compressed, whatever the client accepts
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 _NOT_OFFERED = frozenset(
     {"systemsharedmemory", "cudasharedmemory", "trace", "logging", "generate", "generate_stream"}
 )
 
 Access = Literal["open", "infer", "admin"]
-
-
-class NotFound(ServeError):
-    """Nothing is at this path."""
-
-    status = 404
-    grpc = "NOT_FOUND"
-    reason = "unknown"
-
-
-class NotOffered(ServeError):
-    """A part of Triton's protocol that this server has not."""
-
-    status = 501
-    grpc = "UNIMPLEMENTED"
-    reason = "not_offered"
-
-
-class MethodNotAllowed(ServeError):
-    """The path is right, the method is not."""
-
-    status = 405
-    grpc = "UNIMPLEMENTED"
-    reason = "invalid"
-
-    def __init__(self, allowed: frozenset[bytes]) -> None:
-        self.allowed = b", ".join(sorted(allowed))
-        super().__init__(f"this path takes {self.allowed.decode()}")
 
 
 class Match(NamedTuple):
@@ -101,11 +80,11 @@ class Routes:
     ) -> None:
         self._core = core
         self._guard = guard
-        self._limits = limits
         self._log = log
         self._live = live
         self._known: dict[bytes, Match] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._later = Later()
+        self._inference = Inference(core, limits, self._later)
 
     # What the connections call.
 
@@ -130,108 +109,18 @@ class Routes:
                 self._guard.check_infer(exchange.headers.get(b"authorization"))
         elif match.access == "admin":
             self._guard.check_admin(exchange.headers.get(b"authorization"))
-        if match.methods is _POST and match.access == "infer" and match.model:
-            # A client that waits for a word before it sends learns at once that there is no use.
-            if exchange.wants_continue:
-                if (error := self._core.refusal(match.model, match.version)) is not None:
-                    raise error
-            elif (exchange.length or 0) > _LARGE:
-                self._core.repository.batcher(match.model, match.version)
+        if match.handler == self._inference.infer:
+            self._inference.admit(exchange, match)
 
     def dispatch(self, exchange: Exchange, match: Match) -> None:
         """Answer, now or later."""
         match.handler(exchange, match)
 
-    # Inference.
-
-    def _infer(self, exchange: Exchange, match: Match) -> None:
-        coding = exchange.headers.get(b"content-encoding")
-        if coding is None or coding == b"identity":
-            self._submit(exchange, match, exchange.body)
-        elif len(exchange.body) > _OFF_LOOP:
-            self._later(exchange, self._decompress(exchange, match, coding))
-        else:
-            self._submit(exchange, match, decompress(exchange.body, coding, self._limits))
-
-    async def _decompress(self, exchange: Exchange, match: Match, coding: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(None, decompress, exchange.body, coding, self._limits)
-        if not exchange.gone:
-            self._submit(exchange, match, body)
-
-    def _submit(self, exchange: Exchange, match: Match, body: bytes | memoryview) -> None:
-        text = exchange.headers.get(b"inference-header-content-length")
-        if text is None:
-            decoded = decode(body, None, self._limits)
-        elif (length := _length(text)) > 0:
-            decoded = decode(body, length, self._limits)
-        else:
-            model = self._core.repository.model(match.model, match.version)
-            if len(model.inputs) != 1:
-                raise BadRequest(
-                    f"the model '{match.model}' has {len(model.inputs)} inputs: only one could be "
-                    "the whole body"
-                )
-            decoded = decode_raw(body, *model.inputs[0], self._limits)
-        arrived = exchange.arrived
-        request = InferRequest(
-            match.model,
-            decoded.inputs,
-            match.version,
-            decoded.outputs,
-            decoded.id,
-            decoded.priority,
-            None if decoded.timeout is None else arrived + decoded.timeout,
-            arrived,
-            decoded.parameters,
-        )
-        done = functools.partial(self._answer, exchange, decoded.binary)
-        exchange.ticket = self._core.submit(request, done)
-
-    def _answer(
-        self, exchange: Exchange, binary: bool | frozenset[str], result: InferResponse | ServeError
-    ) -> None:
-        if isinstance(result, ServeError):
-            exchange.fail(result)
-            return
-        try:
-            parts, json_length = encode(
-                result.model, result.version, result.outputs, result.id, binary
-            )
-        except ServeError as error:
-            exchange.fail(error)
-            return
-        except Exception as error:
-            exchange.fail_unexpectedly(error)
-            return
-        accepted = exchange.headers.get(b"accept-encoding")
-        coding = b"" if accepted is None else _coding(accepted)
-        if coding and sum(map(len, parts)) >= _COMPRESSED:
-            self._later(exchange, self._compress(exchange, parts, json_length, coding))
-            return
-        if json_length is None:
-            exchange.answer_ok(parts[0])  # type: ignore[arg-type]  # JSON alone is bytes
-        else:
-            extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
-            exchange.answer(200, parts, content_type=BINARY, extra=extra)
-
-    async def _compress(
-        self,
-        exchange: Exchange,
-        parts: list[bytes | memoryview],
-        json_length: int | None,
-        coding: bytes,
-    ) -> None:
-        if sum(map(len, parts)) > _OFF_LOOP:
-            loop = asyncio.get_running_loop()
-            packed = await loop.run_in_executor(None, _compress, parts, coding)
-        else:
-            packed = _compress(parts, coding)
-        extra = b"Content-Encoding: %b\r\nVary: Accept-Encoding\r\n" % coding
-        if json_length is not None:
-            extra += b"Inference-Header-Content-Length: %d\r\n" % json_length
-        kind = JSON if json_length is None else BINARY
-        exchange.answer(200, [packed], content_type=kind, extra=extra)
+    def lane(self, match: Match) -> Callable[[], Express | None] | None:
+        """What finds the express lane to a model whenever it is asked, for paths of inference."""
+        if match.handler != self._inference.infer:
+            return None
+        return functools.partial(self._core.lane, match.model, match.version)
 
     # Health, and what there is.
 
@@ -291,7 +180,7 @@ class Routes:
     # The repository.
 
     def _index(self, exchange: Exchange, match: Match) -> None:
-        wanted = parse(exchange.body) if exchange.body else {}
+        wanted = _question(exchange)
         ready_only = wanted.get("ready") is True
         exchange.answer_json(
             [
@@ -302,8 +191,7 @@ class Routes:
         )
 
     def _load(self, exchange: Exchange, match: Match) -> None:
-        asked = parse(exchange.body) if exchange.body else {}
-        if asked.get("parameters"):
+        if _question(exchange).get("parameters"):
             raise BadRequest("a model is loaded as it was configured, without parameters")
         if match.model not in self._names():
             raise UnknownModel(f"there is no model '{match.model}'")
@@ -391,7 +279,7 @@ class Routes:
     def _model_route(self, name: str, version: str, rest: list[str]) -> Match:
         match rest:
             case ["infer"]:
-                return self._of_model(self._infer, _POST, "infer", name, version)
+                return self._of_model(self._inference.infer, _POST, "infer", name, version)
             case []:
                 return self._of_model(self._metadata, GET, "infer", name, version)
             case ["ready"]:
@@ -424,20 +312,12 @@ class Routes:
     def _names(self) -> set[str]:
         return {state.name for state in self._core.repository.index()}
 
-    def _later(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-        """Run what takes time; whatever it raises is the answer."""
-        task = asyncio.get_running_loop().create_task(_settle(exchange, work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-
-async def _settle(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except ServeError as error:
-        exchange.fail(error)
-    except Exception as error:
-        exchange.fail_unexpectedly(error)
+def _question(exchange: Exchange) -> dict[str, Any]:
+    """The JSON object that comes with a question about the repository; nothing is an empty one."""
+    if len(exchange.body) > _QUESTION:
+        raise TooLarge(f"the body has more than {_QUESTION} bytes, for this path")
+    return parse(exchange.body) if exchange.body else {}
 
 
 def _segments(target: bytes) -> list[str]:
@@ -455,26 +335,3 @@ def _segments(target: bytes) -> list[str]:
         return [unquote_to_bytes(part).decode() for part in parts]
     except UnicodeDecodeError:
         raise BadRequest("this path is not UTF-8") from None
-
-
-def _length(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 15:
-        raise BadRequest("Inference-Header-Content-Length is not a number of bytes")
-    return int(text)
-
-
-def _coding(accepted: bytes) -> bytes:
-    """The coding that a client prefers of those offered; empty for none."""
-    for entry in accepted.lower().split(b","):
-        name, _, quality = entry.partition(b";")
-        if name.strip() in (b"gzip", b"deflate") and quality.replace(b" ", b"") not in (
-            b"q=0",
-            b"q=0.0",
-        ):
-            return name.strip()
-    return b""
-
-
-def _compress(parts: list[bytes | memoryview], coding: bytes) -> bytes:
-    packer = zlib.compressobj(1, zlib.DEFLATED, 31 if coding == b"gzip" else 15)
-    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
 from strop.errors import InputError
-from strop.serve.errors import BadRequest, ServeError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_RESERVED = ("stats",)  # /v2/models/stats is the statistics of all models
+from strop.serve.errors import ServeError
 
 
 class Unauthorized(ServeError):
@@ -130,29 +126,6 @@ def tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
             hint="both are to be PEM files",
         ) from None
     return context
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a model.
-
-    Examples
-    --------
-    >>> check_name("resnet-18.v2")
-    >>> check_name("../x")
-    Traceback (most recent call last):
-    strop.serve.errors.BadRequest: '../x' is not a model's name; ...
-    """
-    if not is_name(name):
-        shown = name[:60].encode("ascii", "backslashreplace").decode()
-        raise BadRequest(
-            f"'{shown}' is not a model's name",
-            hint="letters, digits and . _ - make one, of at most 128 characters",
-        )
-
-
-def is_name(name: str) -> bool:
-    """Whether a model may have this name."""
-    return bool(_NAME.fullmatch(name)) and ".." not in name and name not in _RESERVED
 
 
 def _check(authorization: str | bytes | None, digests: tuple[bytes, ...]) -> None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from strop.errors import InputError, MissingExtra, StropError
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
+from strop.serve.instance import still_computing
 from strop.serve.logs import AccessLog, Log
 from strop.serve.security import Guard, read_tokens, tls_context
+from strop.serve.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from strop.serve.grpc_front import GrpcFront
@@ -226,6 +228,15 @@ async def _check(config: ServerConfig, log: Log) -> int:
 
 
 async def _main(config: ServerConfig, log: Log) -> int:
+    watchdog = Watchdog(config.stuck_seconds, log, leave=config.exit_when_stuck)
+    watchdog.start()
+    try:
+        return await _until_told_to_stop(config, log)
+    finally:
+        watchdog.stop()
+
+
+async def _until_told_to_stop(config: ServerConfig, log: Log) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -253,7 +264,7 @@ async def _main(config: ServerConfig, log: Log) -> int:
     # A second signal does not wait, not even for threads that compute.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, os._exit, 1)
-    if not await server.drain():
+    if not await server.drain() or still_computing():
         # Some thread is still computing what nobody waits for: the interpreter would wait for it,
         # or abort when it takes the thread's engine away.
         os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,17 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_since(self, moments: Sequence[float], now: float) -> None:
+        """Count the time from each of these moments, the earliest first, until `now`."""
+        bounds, counts = self.bounds, self.counts
+        first = bisect_left(bounds, now - moments[0])
+        if first == bisect_left(bounds, now - moments[-1]):
+            counts[first] += len(moments)
+        else:
+            for moment in moments:
+                counts[bisect_left(bounds, now - moment)] += 1
+        self.sum += len(moments) * now - sum(moments)
 
 
 @dataclass(slots=True)
@@ -120,6 +132,21 @@ class ModelStatistics:
     def refuse(self, reason: str) -> None:
         """Count one refusal."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def answered(self, arrived: Sequence[float], started: float, now: float) -> None:
+        """Count requests of one row each that were computed in one batch and are answered `now`.
+
+        Parameters
+        ----------
+        arrived
+            When they did, in order, which is what makes this cheap.
+        """
+        many, since = len(arrived), sum(arrived)
+        self.inferences += many
+        self.queue.add(many, many * started - since)
+        self.success.add(many, many * now - since)
+        self.queue_seconds.observe_since(arrived, started)
+        self.total_seconds.observe_since(arrived, now)
 
     def batch(self, rows: int, requests: int, gather: float, compute: float) -> BatchSize:
         """Count one batch: its rows, its requests, and the seconds it took."""

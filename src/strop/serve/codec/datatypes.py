@@ -42,7 +42,9 @@ _NUMPY = {
     "FP64": "float64",
     "BYTES": "str",
 }
-_DATATYPE = {name: datatype for datatype, name in _NUMPY.items()}
+DATATYPES = {name: datatype for datatype, name in _NUMPY.items()}
+"""The protocol's names by the dtypes of signatures."""
+
 _BY_CHAR = {
     np.dtype(name).char: datatype for datatype, name in _NUMPY.items() if name != "bfloat16"
 } | dict.fromkeys("OUST", "BYTES")
@@ -58,7 +60,7 @@ def datatype_of(dtype: str) -> str:
     ('FP32', 'BYTES')
     """
     try:
-        return _DATATYPE[dtype]
+        return DATATYPES[dtype]
     except KeyError:
         raise ValueError(f"the protocol has no datatype for '{dtype}'") from None
 

@@ -72,17 +72,22 @@ def decode_tensor(
         raise BadRequest(
             f"input '{name[:80]}' has {len(data)} values, but its shape {shape} has {count}"
         )
-    code = _CODES.get(datatype)
-    if code is None:
+    if datatype not in _CODES:
         array = _strings(data, name) if datatype == "BYTES" else _booleans(data, datatype, name)
         return array.reshape(shape)
     try:
-        packed = _packer(code, count).pack(*data)
+        packed = packer(datatype, count).pack(*data)
     except (struct.error, OverflowError):
         raise _unfit(name, datatype) from None
     if datatype == "BF16":
         return np.frombuffer(packed, np.float32).astype(dtype_of(datatype)).reshape(shape)
     return np.ndarray(shape, dtype_of(datatype), packed)
+
+
+@functools.lru_cache(1024)
+def packer(datatype: str, count: int) -> struct.Struct:
+    """What packs `count` numbers of a datatype, and refuses all that is not one."""
+    return struct.Struct(f"<{count}{_CODES[datatype]}" if count else "<")
 
 
 def encode_tensor(array: np.ndarray, name: str) -> object:
@@ -136,11 +141,6 @@ def _product(shape: list[int]) -> int:
     for dim in shape:
         product *= dim
     return product
-
-
-@functools.lru_cache(1024)
-def _packer(code: str, count: int) -> struct.Struct:
-    return struct.Struct(f"<{count}{code}" if count else "<")
 
 
 def _strings(data: list[Any], name: str) -> np.ndarray:

@@ -200,6 +200,23 @@ def _encode_one(model: str, version: str, outputs: Mapping[str, np.ndarray]) -> 
     return Encoded([b"%b%b}]}" % (start, data)], None)
 
 
+def encode_rows(model: str, version: str, name: str, array: np.ndarray) -> list[bytes]:
+    """The bodies of `encode` for every row of an array of numbers alone, all at once.
+
+    Examples
+    --------
+    >>> array = np.array([[0.5], [1.5]], np.float32)
+    >>> encode_rows("m", "1", "y", array) == [
+    ...     encode("m", "1", {"y": array[index : index + 1]}, "", False).parts[0]
+    ...     for index in range(2)
+    ... ]
+    True
+    """
+    text = orjson.dumps(np.ascontiguousarray(array).reshape(len(array), -1), option=_NUMPY)
+    start = _start(model, version, name, datatype_of_array(array), (1, *array.shape[1:]))
+    return [b"%b[%b]}]}" % (start, row) for row in text[2:-2].split(b"],[")]
+
+
 @functools.lru_cache(1024)
 def _start(model: str, version: str, name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     entry = {"name": name, "datatype": datatype, "shape": shape, "data": []}
@@ -225,7 +242,7 @@ def _inputs(entries: object, tail: memoryview, limits: Limits) -> dict[str, np.n
             raise BadRequest(f"input '{name[:80]}' is given twice")
         if type(datatype) is not str:
             raise BadRequest(f"input '{name[:80]}' has no datatype")
-        count = element_count(shape, name, limits)
+        count = element_count(shape, name, limits, datatype)
         parameters = entry.get("parameters")
         size = None if not parameters else _binary_size(parameters, name)
         if size is None:

@@ -1,4 +1,4 @@
-"""Writes ``descriptor.py`` from ``inference.proto``; needs grpcio-tools, which only developers do.
+"""Writes ``descriptor.py`` from the ``.proto`` files; needs grpcio-tools, which only developers do.
 
 Run it as ``python -m strop.serve.proto.generate``.
 """
@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FILES = ("inference.proto", "health.proto")
 WIDTH = 88
 
 
@@ -22,19 +23,17 @@ def generated() -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "set"
-        code = protoc.main(
-            ["protoc", f"-I{HERE}", f"--descriptor_set_out={out}", str(HERE / "inference.proto")]
-        )
+        code = protoc.main(["protoc", f"-I{HERE}", f"--descriptor_set_out={out}", *FILES])
         if code:
             raise SystemExit(code)
         found = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
-    text = base64.b64encode(found.file[0].SerializeToString(deterministic=True)).decode()
+    text = base64.b64encode(found.SerializeToString(deterministic=True)).decode()
     lines = "\n".join(textwrap.wrap(text, WIDTH))
     return (
-        '"""The descriptor of ``inference.proto``. Generated: change that file, and run '
+        '"""The descriptors of the ``.proto`` files. Generated: change those, and run '
         'generate.py."""\n\n'
         "from base64 import b64decode\n\n"
-        f'DESCRIPTOR = b64decode("""\n{lines}\n""")\n'
+        f'DESCRIPTORS = b64decode("""\n{lines}\n""")\n'
     )
 
 

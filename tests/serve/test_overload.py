@@ -1,0 +1,117 @@
+"""The batcher at ten times the load it can take, in a time that only the test lets pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from strop.serve.batcher import Batcher
+from strop.serve.errors import Overloaded, ServeError
+from strop.serve.instance import Instance
+from strop.serve.request import InferRequest, InferResponse
+
+from .fakes import WIDTH, Doubling, round_over, served
+
+BATCH_SECONDS, ROWS = 0.02, 8
+CAPACITY = ROWS / BATCH_SECONDS
+
+
+class Clock:
+    """Stands where `time` does in the modules of the core."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+CLOCK = Clock()
+
+
+class Timed(Doubling):
+    """A batch takes `BATCH_SECONDS`, whatever its size."""
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        CLOCK.now += BATCH_SECONDS
+        return super().run(arrays)
+
+
+class Worker(Instance):
+    """As one on a thread, but its batch is done when somebody says so, at `due`."""
+
+    due = 0.0
+
+    def start(self, batch):  # type: ignore[no-untyped-def]
+        self.batches.append(batch)
+        self._begin()
+
+    def finish(self) -> None:
+        self._completed(self, self.batches[0])
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.batches and not self.batches[0].started:
+            begin = CLOCK.now
+            self.batches[0].compute(self.model, self._session, self._buffers)
+            self.due, CLOCK.now = CLOCK.now, begin
+
+
+@pytest.mark.parametrize("load", [0.5, 1.1, 10.0])
+def test_what_is_too_much_is_shed_at_once_and_the_accepted_keep_the_objective(
+    monkeypatch: pytest.MonkeyPatch, load: float
+) -> None:
+    """Open loop: arrivals do not wait for answers."""
+    slo, seconds = 0.25, 5.0
+    for module in ("batcher", "answers", "instance"):
+        monkeypatch.setattr(f"strop.serve.{module}.time", CLOCK)
+    monkeypatch.setattr("strop.serve.pool.ThreadInstance", Worker)
+
+    async def scenario() -> None:
+        model = served(Timed(), max_batch=ROWS, slo=slo)
+        for size in model.curve.sizes:
+            for _ in range(200):
+                model.curve.observe(size, BATCH_SECONDS)
+        batcher = Batcher(model, asyncio.get_running_loop())
+        (worker,) = batcher._pool._instances
+        assert isinstance(worker, Worker)
+        answers: dict[int, InferResponse | ServeError] = {}
+        at_once = 0
+        gaps = np.random.default_rng(0).exponential(1 / (load * CAPACITY), 100_000)
+        arrivals = CLOCK.now + np.cumsum(gaps)
+        sent = int(np.searchsorted(arrivals, CLOCK.now + seconds))
+        inputs = {"x": np.zeros((1, WIDTH), np.float32)}
+
+        async def compute_until(then: float) -> None:
+            while worker.batches and worker.due <= then:
+                CLOCK.now = worker.due
+                worker.finish()
+                await round_over()
+
+        for number in range(sent):
+            await compute_until(arrivals[number])
+            CLOCK.now = float(arrivals[number])
+            batcher.submit(
+                InferRequest("fake", inputs),
+                lambda answer, number=number: answers.update({number: answer}),
+            )
+            at_once += isinstance(answers.get(number), Overloaded)
+            await round_over()
+        await compute_until(np.inf)
+        assert len(answers) == sent and not batcher.busy
+
+        refused = [it for it in answers.values() if isinstance(it, ServeError)]
+        answered = {n: it for n, it in answers.items() if isinstance(it, InferResponse)}
+        assert all(isinstance(it, Overloaded) and it.retry_after for it in refused)
+        latencies = [it.timings.ended - it.timings.arrived for it in answered.values()]
+        assert np.quantile(latencies, 0.99) <= slo
+        assert len(answered) >= 0.95 * min(load, 1.0) * CAPACITY * seconds
+        if load > 1:
+            assert at_once >= 0.99 * len(refused)
+        else:
+            assert not refused
+        batcher.stop()
+
+    asyncio.run(scenario())
