@@ -1,20 +1,25 @@
-"""A coreset beside a random choice of the same size: one student, several seeds, real images.
+"""A coreset beside a random choice of the same size, when there is no time for all examples.
 
-    python benchmarks/training/coreset.py --data /usr/share/datasets/fashion-mnist \
-        --counts 500 2000 --seeds 3 --output coreset.json
+    python benchmarks/training/coreset.py --data /usr/share/datasets/fashion-mnist
 
-The student is the demo's ResNet at width 8, trained from scratch under the demo's network as
-teacher, with the same number of steps for every choice.
+The teacher is the demo's ResNet. The student is one of width 8 that starts from nothing, or the
+teacher with half of each layer's channels, which starts from what is left of it. Either has as many
+steps for one choice as for the other, counted and not timed. Results go to ``coreset.json`` and
+into the README beside this file. Some minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import report
 import torch
 
 from strop import data as datasets
@@ -22,65 +27,134 @@ from strop.data import Dataset
 from strop.demo.fashion import load_split, scale
 from strop.demo.resnet import ResNet, build
 from strop.models.module_form import ModuleForm
+from strop.models.module_plan import apply_plan
 from strop.records import Signature, TensorSpec
-from strop.training import TrainSettings, train
-from strop.training.coreset import choose, hardness
+from strop.training import TrainSettings, selection, train
+from strop.training.narrow import narrower
 
 FORM = ModuleForm(None, True, ("image",), ("output",), ("output",), "")
-BATCH = 64
+BATCH, JUDGED, LR = 64, 2000, 3e-3
+HERE = Path(__file__).parent
 
 
-def student_accuracy(part: Dataset, steps: int, seed: int, test: Dataset) -> float:
-    """Of a width-8 student trained on `part` for so many steps, on the test images."""
+def make(kind: str, seed: int) -> torch.nn.Module:
+    """A student: ``scratch`` or ``narrow``."""
     torch.manual_seed(seed)
-    student = ResNet(width=8)
-    rows = len(part) - int(0.1 * len(part))
-    settings = TrainSettings(epochs=steps / max(rows // BATCH, 1), batch=BATCH, lr=3e-3)
+    if kind == "scratch":
+        return ResNet(width=8)
+    teacher = build()
+    op = narrower(teacher, FORM, {"image": torch.zeros(2, 1, 28, 28)}, 0.5)
+    return apply_plan(teacher, [op])
+
+
+def student_accuracy(
+    kind: str,
+    training: Dataset,
+    judge: Dataset,
+    test: Dataset,
+    *,
+    visits: int,
+    rows: str,
+    seed: int,
+    cache: Path,
+) -> dict[str, Any]:
+    """Train a student for so many visits of examples; what it reaches on the test images."""
+    student = make(kind, seed)
+    settings = TrainSettings(
+        epochs=visits / len(training), batch=BATCH, lr=LR, examples=rows, teacher_cache=cache
+    )
     with tempfile.TemporaryDirectory() as folder:
-        train(
+        found = train(
             student,
             form=FORM,
             teacher=build(),
-            data=part,
+            data=training,
             settings=settings,
             workdir=Path(folder),
             seed=seed,
+            judge=judge,
         )
     hits = 0
     with torch.inference_mode():
-        for rows_, arrays in test.batches(500):
-            found = student(torch.from_numpy(arrays["image"])).argmax(1).numpy()
-            hits += int((found == test.targets(rows_)).sum())
-    return hits / len(test)
+        for part, arrays in test.batches(500):
+            decided = student(torch.from_numpy(arrays["image"])).argmax(1).numpy()
+            hits += int((decided == test.targets(part)).sum())
+    return {"rows": found.chosen, "count": found.rows, "accuracy": hits / len(test)}
+
+
+def table(results: list[dict[str, Any]]) -> list[str]:
+    """Markdown lines: mean and spread over the seeds, by number of visits."""
+    lines = [
+        "| student | visits | passes | examples | coreset | random | difference |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for key in sorted({_key(row) for row in results}):
+        of = {
+            name: np.array([r["accuracy"] for r in results if _key(r) == key and r["rows"] == name])
+            for name in ("coreset", "random")
+        }
+        if not all(map(len, of.values())):
+            continue
+        count = next(r["count"] for r in results if _key(r) == key)
+        means = {n: f"{v.mean():.2%} ± {v.std():.2%}" for n, v in of.items()}
+        change = of["coreset"].mean() - of["random"].mean()
+        lines.append(
+            f"| {key[0]} | {key[1]:,} | {key[2]:g} | {count:,} | {means['coreset']} "
+            f"| {means['random']} | {100 * change:+.2f} points |"
+        )
+    return lines
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["student"], row["visits"], row["passes"]
 
 
 def main() -> None:
     """Train every combination; print and write the accuracies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--counts", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--examples", type=int, default=20_000, help="to choose from")
+    parser.add_argument("--students", nargs="+", default=["scratch", "narrow"])
+    parser.add_argument("--visits", type=int, nargs="+", default=[3_000, 10_000])
+    parser.add_argument("--passes", type=float, nargs="+", default=[selection.REPEATS])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, default=HERE / "coreset.json")
     options = parser.parse_args()
     spec = TensorSpec(name="image", dtype="float32", shape=("n", 1, 28, 28))
     signature = Signature(inputs=(spec,), outputs=())
-    training, test = (
+    whole, test = (
         datasets.read({"image": scale(pixels), "target": labels}, signature)
         for pixels, labels in (load_split(options.data, split) for split in ("train", "t10k"))
     )
-    scores = hardness(training, FORM, build())
-    results = []
-    for count in options.counts:
-        for seed in range(options.seeds):
-            chosen = choose(scores, count, seed=seed)
-            random = np.random.default_rng([seed, 5]).permutation(len(training))[:count]
-            for name, rows in (("coreset", chosen), ("random", random)):
-                accuracy = student_accuracy(training.subset(rows), options.steps, seed, test)
-                results.append({"count": count, "seed": seed, "rows": name, "accuracy": accuracy})
-                print(results[-1], flush=True)
-    if options.output:
-        options.output.write_text(json.dumps(results, indent=1))
+    training = whole.subset(np.arange(options.examples))
+    judge = whole.subset(np.arange(len(whole) - JUDGED, len(whole)))
+    results, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, visits, passes, seed, rows in itertools.product(
+            options.students,
+            options.visits,
+            options.passes,
+            range(options.seeds),
+            ("coreset", "random"),
+        ):
+            selection.REPEATS = passes
+            found = student_accuracy(
+                kind,
+                training,
+                judge,
+                test,
+                visits=visits,
+                rows=rows,
+                seed=seed,
+                cache=Path(folder),
+            )
+            run = {"student": kind, "visits": visits, "passes": passes, "seed": seed}
+            results.append({**run, **found})
+            print(f"{time.monotonic() - began:4.0f} s", results[-1], flush=True)
+    document = {"machine": report.machine(), "seconds": time.monotonic() - began, "runs": results}
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
+    if options.output.parent == HERE:
+        report.write(HERE)
 
 
 if __name__ == "__main__":

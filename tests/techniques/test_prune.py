@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from strop import engines
+from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models.model import Model
 from strop.models.module_form import ModuleForm, open_module
@@ -301,18 +303,32 @@ def apply(model: Model, rows: Any, workdir: Path, **params: Any) -> Model:
     return technique.apply(model, chosen, context)
 
 
-@pytest.fixture
-def rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def rewarded() -> Iterator[None]:
     """Engines that reward every eighth width, whatever this machine is doing; short training."""
-    monkeypatch.setattr(prune, "EPOCHS", 4.0)
-    monkeypatch.setattr(prune, "rewarded_step", lambda target, folder: 8)
-    monkeypatch.setattr(prune, "speedup", lambda *given: 2.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prune, "EPOCHS", 4.0)
+        patch.setattr(prune, "rewarded_step", lambda target, folder: 8)
+        patch.setattr(prune, "speedup", lambda *given: 2.0)
+        yield
 
 
-@pytest.mark.usefixtures("rewarded")
-def test_a_fresh_process_rebuilds_the_pruned_module(tmp_path: Path) -> None:
-    model, rows = small.write(small.RESIDUAL, small.images(), tmp_path)
-    after = apply(model, rows, tmp_path / "out", rounds=2)
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Dataset]:
+    return small.write(small.RESIDUAL, small.images(), tmp_path_factory.mktemp("residual"))
+
+
+@pytest.fixture(scope="module")
+def pruned(
+    residual: tuple[Model, Dataset], rewarded: None, tmp_path_factory: pytest.TempPathFactory
+) -> Model:
+    return apply(*residual, tmp_path_factory.mktemp("pruned") / "out", rounds=2)
+
+
+def test_a_fresh_process_rebuilds_the_pruned_module(
+    residual: tuple[Model, Dataset], pruned: Model, tmp_path: Path
+) -> None:
+    model, after = residual[0], pruned
     assert set(after.forms) == {"module", "onnx"} and after.signature == model.signature
     _, module = open_module(after)
     x = torch.from_numpy(small.images(5, seed=3))
@@ -344,35 +360,33 @@ def test_a_fresh_process_rebuilds_the_pruned_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("rewarded")
-def test_whole_blocks_go(tmp_path: Path) -> None:
-    model, rows = small.write(small.RESIDUAL, small.images(), tmp_path)
-    after = apply(model, rows, tmp_path / "out", ratio=0.0, blocks=0.5)
+def test_whole_blocks_go(residual: tuple[Model, Dataset], tmp_path: Path) -> None:
+    after = apply(*residual, tmp_path / "out", ratio=0.0, blocks=0.5)
     _, module = open_module(after)
     kinds = [type(block).__name__ for block in module.blocks]
-    assert sorted(kinds) == ["Block", "Identity"]
-    assert after.meta["prune"]["dropped"] == [f"blocks.{kinds.index('Identity')}"]
+    assert sorted(kinds) == ["Block", "Skip"]
+    assert after.meta["prune"]["dropped"] == [f"blocks.{kinds.index('Skip')}"]
 
 
 def test_what_the_engine_does_not_reward_is_not_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    residual: tuple[Model, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prune, "rewarded_step", lambda target, folder: 8)
     monkeypatch.setattr(prune, "speedup", lambda *given: 1.01)
     monkeypatch.setattr(prune._Pruner, "_recover", lambda *given: pytest.fail("it was trained"))
-    model, rows = small.write(small.RESIDUAL, small.images(), tmp_path)
     with pytest.raises(NotApplicable, match=r"does not reward it: 50% .* 1\.01 times"):
-        apply(model, rows, tmp_path / "out")
+        apply(*residual, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("rewarded")
 def test_statistics_are_those_of_the_smaller_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    residual: tuple[Model, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[nn.Module] = []
     monkeypatch.setattr(
         prune._Pruner, "_recover", lambda self, *given: seen.append(copy.deepcopy(self._module))
     )
-    model, rows = small.write(small.RESIDUAL, small.images(), tmp_path)
+    model, rows = residual
     apply(model, rows, tmp_path / "out")
     block = seen[0].blocks[0]
     x = torch.from_numpy(rows.inputs()["x"])
@@ -382,7 +396,7 @@ def test_statistics_are_those_of_the_smaller_network(
 
 
 @pytest.mark.usefixtures("rewarded")
-def test_equal_seeds_give_equal_models(tmp_path: Path) -> None:
-    model, rows = small.write(small.RESIDUAL, small.images(24), tmp_path)
-    one, two = (apply(model, rows, tmp_path / name) for name in ("one", "two"))
-    assert one.digest == two.digest
+def test_equal_seeds_give_equal_models(
+    residual: tuple[Model, Dataset], pruned: Model, tmp_path: Path
+) -> None:
+    assert apply(*residual, tmp_path / "again", rounds=2).digest == pruned.digest

@@ -48,14 +48,23 @@ class TestConformance(TechniqueConformance):
     technique = "qat"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Model, Dataset]]:
+    return {
+        name: small.write(source, x, tmp_path_factory.mktemp(name))
+        for name, (source, x) in SOURCES.items()
+    }
+
+
 @pytest.fixture(scope="module", params=sorted(SOURCES))
 def trained(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    written: dict[str, tuple[Model, Dataset]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Model, Model, Dataset]:
     """The original, what QAT made of it, and the rows."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model, rows = small.write(*SOURCES[request.param], folder)
-    return model, apply(model, rows, folder / "out"), rows
+    model, rows = written[request.param]
+    return model, apply(model, rows, tmp_path_factory.mktemp("trained") / "out"), rows
 
 
 def apply(model: Model, rows: Dataset, workdir: Path) -> Model:
@@ -132,8 +141,10 @@ def test_onnx_runtime_executes_the_layers_in_integers(
     assert sum(kinds[kind] for kind in integers) == len(trained[1].meta["int8_layers"])
 
 
-def test_the_bound_holds_after_every_step_has_moved(tmp_path: Path) -> None:
-    model, rows = small.write(*SOURCES["residual"], tmp_path)
+def test_the_bound_holds_after_every_step_has_moved(
+    written: dict[str, tuple[Model, Dataset]],
+) -> None:
+    model, rows = written["residual"]
     fake, _ = start(model, -3.0, 3.0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -144,8 +155,10 @@ def test_the_bound_holds_after_every_step_has_moved(tmp_path: Path) -> None:
     assert disagreement(fake.module, form, fake.export(), rows.inputs()) <= BOUND
 
 
-def test_training_wins_back_what_rounding_lost(tmp_path: Path) -> None:
-    model, rows = small.write(*SOURCES["residual"], tmp_path)
+def test_training_wins_back_what_rounding_lost(
+    written: dict[str, tuple[Model, Dataset]], tmp_path: Path
+) -> None:
+    model, rows = written["residual"]
     network = prepare(graph.read(model.forms["onnx"]))
     chosen = plan(GraphView(network))
     ranges = qat._ranges(network, chosen, rows, 32, Context(tmp_path / "none", target()))
@@ -166,8 +179,10 @@ def test_training_wins_back_what_rounding_lost(tmp_path: Path) -> None:
     assert min(losses[-5:]) < 0.2 * losses[0]
 
 
-def test_training_moves_steps_weights_and_biases(tmp_path: Path) -> None:
-    model, rows = small.write(*SOURCES["encoder"], tmp_path)
+def test_training_moves_steps_weights_and_biases(
+    written: dict[str, tuple[Model, Dataset]],
+) -> None:
+    model, rows = written["encoder"]
     fake, _ = start(model, -2.0, 2.0)
     x = torch.from_numpy(rows.inputs()["x"])
     fake.module(x).square().sum().backward()
@@ -178,8 +193,10 @@ def test_training_moves_steps_weights_and_biases(tmp_path: Path) -> None:
     assert any("parametrizations" in name and name.endswith("growth") for name in moved)
 
 
-def test_weights_are_written_back_where_the_graph_has_them(tmp_path: Path) -> None:
-    model, _ = small.write(*SOURCES["encoder"], tmp_path)
+def test_weights_are_written_back_where_the_graph_has_them(
+    written: dict[str, tuple[Model, Dataset]],
+) -> None:
+    model, _ = written["encoder"]
     fake, network = start(model, -8.0, 8.0)
     with torch.no_grad():
         for name, parameter in fake.module.named_parameters():
@@ -242,7 +259,9 @@ def test_a_graph_without_layers_is_refused(tmp_path: Path) -> None:
     assert not answer and "no float32 convolution" in answer.reason
 
 
-def test_equal_seeds_give_equal_models(tmp_path: Path) -> None:
-    model, rows = small.write(small.ENCODER, small.sequences(24), tmp_path)
-    one, two = (apply(model, rows, tmp_path / name) for name in ("one", "two"))
-    assert one.digest == two.digest
+@pytest.mark.parametrize("trained", ["encoder"], indirect=True)
+def test_equal_seeds_give_equal_models(
+    trained: tuple[Model, Model, Dataset], tmp_path: Path
+) -> None:
+    model, after, rows = trained
+    assert apply(model, rows, tmp_path / "again").digest == after.digest

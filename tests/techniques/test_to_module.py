@@ -35,7 +35,7 @@ def _converted(case: graphs.Case, folder: Path) -> Model:
     examples = data.read(case.inputs(8, 0), given.signature)
     workdir = folder / "converted"
     workdir.mkdir()
-    context = Context(workdir, target(), {"train": examples}, 0)
+    context = Context(workdir, target(), {"calibrate": examples}, 0)
     return techniques.get("to-module").apply(given, {}, context)
 
 

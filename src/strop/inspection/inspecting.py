@@ -244,7 +244,8 @@ def _technique_verdicts(model: Model, target: Target) -> Iterator[Verdict]:
         needs: tuple[str, ...] = ()
         try:
             technique = techniques.get(name)
-            needs = technique.roles
+            # What the user has to give: examples to choose by are always there.
+            needs = tuple(role for role in technique.roles if role != "search")
             answer = technique.applies(model, target)
             space = technique.space(model, target) if answer else Space()
         except StropError as error:

@@ -125,7 +125,7 @@ def load_state(module: Any, path: Path) -> None:
 
 
 def drop_op(names: Sequence[str]) -> Op:
-    """The operation that puts the identity in place of the modules called `names`."""
+    """The operation that leaves the blocks called `names` out (`strop.models.module_blocks`)."""
     return {"op": "drop-blocks", "names": list(names)}
 
 
@@ -206,13 +206,10 @@ def _prune(module: Any, op: Op, folder: Path | None) -> Any:
 
 
 def _drop_blocks(module: Any, op: Op, folder: Path | None) -> Any:
-    import torch
+    from strop.models.module_blocks import leave_out
 
     for name in op["names"]:
-        owner, attribute = _owner(module, name)
-        if attribute not in owner._modules:
-            raise KeyError(name)
-        owner._modules[attribute] = torch.nn.Identity()
+        module = leave_out(module, name)
     return module
 
 

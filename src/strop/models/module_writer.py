@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,7 +66,9 @@ def write_module(
         form = dataclasses.replace(form, spec=None, live=False)
     form = dataclasses.replace(form, plan=plan, digest=digest_of(module, form.spec))
     folder = workdir / "module"
-    shutil.copytree(before.forms["module"].parent, folder, ignore=lambda *_: _OWN)
+    shutil.copytree(
+        before.forms["module"].parent, folder, ignore=lambda *_: _OWN, copy_function=_linked
+    )
     form.write(folder / "module.json")
     module_plan.save_state(module, folder / module_plan.STATE)
 
@@ -95,6 +98,14 @@ def write_module(
             f"the changed module exports as {model.signature}, the original as {before.signature}"
         )
     return model
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file under another name: a base graph is large, and no one changes it in place."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _compare(form: ModuleForm, one: Any, other: Any, arrays: Mapping[str, np.ndarray]) -> None:

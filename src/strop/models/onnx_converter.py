@@ -223,7 +223,7 @@ def _convert(proto: onnx.ModelProto, translations: Mapping[str, Handler]) -> fx.
     from strop.models.onnx_ops.patterns import recognise
 
     shapes, dtypes = _facts(proto)
-    proto = recognise(proto)
+    proto = recognise(proto, shapes)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in proto.graph.node:
         for name in node.input:

@@ -36,13 +36,16 @@ class Distillation(Technique):
         (`strop.training.TrainSettings`).
     temperature, labels
         Softness of the targets, and the labels' share in the loss where there are labels.
+    rows
+        Which of the training examples: ``auto``, ``all``, ``coreset`` or ``random``
+        (`strop.training.TrainSettings`).
     """
 
     name = "distil"
-    version = 1
+    version = 2
     consumes = "module"
     produces = ("module", "onnx")
-    roles = ("train",)
+    roles = ("train", "search")
     packages = ("torch", "torch-pruning")
     stage = 4
 
@@ -58,6 +61,7 @@ class Distillation(Technique):
                 Choice(name="transfer", values=("none",)),
                 Choice(name="temperature", values=(4.0,)),
                 Choice(name="labels", values=(0.3,)),
+                Choice(name="rows", values=("auto",)),
             )
         )
 
@@ -85,6 +89,7 @@ class Distillation(Technique):
             temperature=float(params["temperature"]),
             label_weight=float(params["labels"]),
             transfer=params["transfer"],
+            examples=_rows(params),
             task="cosine" if ctx.metric == "cosine" else "auto",
             # All cores, whatever one inference will have.
             threads=len(ctx.target.machine.cpus),
@@ -100,6 +105,8 @@ class Distillation(Technique):
             deadline=ctx.deadline,
             seed=ctx.seed,
             emit=ctx.emit,
+            judge=ctx.data.get("search"),
+            metric=ctx.metric,
         )
         shutil.rmtree(ctx.workdir / "scratch", ignore_errors=True)  # no part of the model
         rows = np.arange(min(_CHECKED, len(data)))
@@ -137,6 +144,13 @@ class Distillation(Technique):
         else:
             raise NotApplicable(f"the student '{kind}' is not at hand")
         return module_plan.apply_plan(module, [op]), [op]
+
+
+def _rows(params: Mapping[str, Any]) -> Any:
+    """Which examples; a network that knows nothing yet learns little from the hard ones alone."""
+    chosen = params.get("rows", "auto")
+    own = params["student"] != "same" and params["student"].partition("-")[0] not in _COPIES
+    return "all" if own and chosen == "auto" else chosen
 
 
 def _batch(model: Model) -> int:

@@ -56,15 +56,15 @@ class Pruning(Technique):
         ``taylor``, ``magnitude`` or ``bn``.
     rounds
         Of pruning and recovery.
-    temperature, labels
+    temperature, labels, rows
         Of the distillation that recovers, as in `distil`.
     """
 
     name = "prune"
-    version = 1
+    version = 2
     consumes = "module"
     produces = ("module", "onnx")
-    roles = ("train",)
+    roles = ("train", "search")
     packages = ("torch", "torch-pruning")
     stage = 2
 
@@ -81,6 +81,7 @@ class Pruning(Technique):
                 Choice(name="rounds", values=(2,)),
                 Choice(name="temperature", values=(4.0,)),
                 Choice(name="labels", values=(0.3,)),
+                Choice(name="rows", values=("auto",)),
             )
         )
 
@@ -318,6 +319,7 @@ class _Pruner:
             batch=_fixed_batch(self._model) or TrainSettings.batch,
             temperature=float(self._params["temperature"]),
             label_weight=float(self._params["labels"]),
+            examples=self._params.get("rows", "auto"),
             task="cosine" if ctx.metric == "cosine" else "auto",
             teacher_cache=(base.parent if ctx.keep else base) / shared,
         )
@@ -331,6 +333,8 @@ class _Pruner:
             deadline=deadline,
             seed=ctx.seed,
             emit=ctx.emit,
+            judge=ctx.data.get("search"),
+            metric=ctx.metric,
         )
         self._reports.append(report)
 

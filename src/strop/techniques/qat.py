@@ -57,13 +57,15 @@ class QuantisationAware(Technique):
         Of the distillation loss, for outputs that are scores of classes.
     labels
         Share of the labels in the loss, where there are labels.
+    rows
+        Which of the training examples, as in `distil`.
     """
 
     name = "qat"
-    version = 1
+    version = 2
     consumes = "onnx"
     produces = ("onnx",)
-    roles = ("train",)
+    roles = ("train", "search")
     packages = ("onnx", "onnxruntime", "torch")
     stage = 6
     family = "int8"
@@ -81,6 +83,7 @@ class QuantisationAware(Technique):
             choices=(
                 Choice(name="temperature", values=(4.0,)),
                 Choice(name="labels", values=(0.3,)),
+                Choice(name="rows", values=("auto",)),
             )
         )
 
@@ -108,6 +111,7 @@ class QuantisationAware(Technique):
             batch=batch or TrainSettings.batch,
             temperature=float(params["temperature"]),
             label_weight=float(params["labels"]),
+            examples=params.get("rows", "auto"),
         )
         report = train(
             student.module,
@@ -119,6 +123,8 @@ class QuantisationAware(Technique):
             deadline=ctx.deadline,
             seed=ctx.seed,
             emit=ctx.emit,
+            judge=ctx.data.get("search"),
+            metric=ctx.metric,
         )
         result = student.export()
         inputs = data.inputs(np.arange(batch or _COMPARED) % len(data))

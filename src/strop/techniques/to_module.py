@@ -29,7 +29,7 @@ class ToModule(Technique):
     version = 1
     consumes = "onnx"
     produces = ("module", "onnx")
-    roles = ("train",)
+    roles = ("calibrate",)
     packages = ("torch",)
     exact = True
     stage = 1
@@ -45,7 +45,7 @@ class ToModule(Technique):
 
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         source = model.forms["onnx"]
-        examples = ctx.data["train"].inputs(np.arange(min(_ROWS, len(ctx.data["train"]))))
+        examples = ctx.data["calibrate"].inputs(np.arange(min(_ROWS, len(ctx.data["calibrate"]))))
         proto = graph.read(source)
         module = to_module(proto, examples=few_examples(model.signature, examples, None, _ROWS))
         layers = sum(1 for node in module.graph.nodes if node.op == "call_module")

@@ -31,6 +31,8 @@ class Progress:
         Steps between judgements.
     shortened
         Whether what was left has been shortened, because judgements no longer improved.
+    chosen
+        How the examples were chosen that are trained on: ``all``, ``coreset`` or ``random``.
     """
 
     identity: dict[str, Any]
@@ -45,6 +47,7 @@ class Progress:
     stale: int = 0
     every: int = 1
     shortened: bool = False
+    chosen: str = "all"
     history: list[list[float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -55,14 +58,15 @@ def save(
     student: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
+    rows: torch.Tensor,
 ) -> None:
-    """Replace the checkpoint in `folder`."""
+    """Replace the checkpoint in `folder`; `rows` are the examples that are trained on."""
     from safetensors.torch import save_file
 
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    tensors = {"rng": torch.get_rng_state()}
+    tensors = {"rng": torch.get_rng_state(), "rows": rows}
     tensors |= {f"student.{name}": value for name, value in student.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():

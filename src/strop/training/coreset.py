@@ -10,6 +10,7 @@ is worse than chance when few are taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from strop.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from strop.data import Dataset
@@ -65,19 +67,31 @@ def hardness(
     import torch
 
     from strop.models.module_export import as_tensors
+
+    def parts() -> Iterator[tuple[Mapping[str, torch.Tensor], torch.Tensor | None]]:
+        teacher.eval()
+        for rows, arrays in data.batches(batch):
+            with torch.inference_mode():
+                outputs = form.run(teacher, as_tensors(arrays, form.inputs))
+            targets = data.targets(rows)
+            numeric = targets is not None and targets.dtype.kind in "iu"
+            yield outputs, torch.from_numpy(np.asarray(targets)) if numeric else None
+
+    return hardness_of(parts())
+
+
+def hardness_of(
+    parts: Iterable[tuple[Mapping[str, torch.Tensor], torch.Tensor | None]],
+) -> np.ndarray:
+    """The same of outputs that the teacher has given, batch by batch, with their labels if any."""
     from strop.training.losses import class_axis, kind_of, labels_for
 
     found: list[np.ndarray] = []
     others: dict[str, list[np.ndarray]] = {}
-    teacher.eval()
-    for rows, arrays in data.batches(batch):
-        with torch.inference_mode():
-            outputs = form.run(teacher, as_tensors(arrays, form.inputs))
-        targets = data.targets(rows)
-        numeric = targets is not None and targets.dtype.kind in "iu"
-        given = torch.from_numpy(np.asarray(targets).astype(np.int64)) if numeric else None
-        total = np.zeros(len(rows))
+    for outputs, given in parts:
+        total = np.zeros(len(next(iter(outputs.values()))))
         for name, output in outputs.items():
+            output = output.cpu()
             kind = kind_of(output, "auto")
             if kind not in ("classes", "probabilities"):
                 others.setdefault(name, []).append(output.float().flatten(1).numpy())
@@ -85,13 +99,13 @@ def hardness(
             scores = output.float().movedim(class_axis(output), -1)
             scores = scores if kind == "probabilities" else scores.softmax(-1)
             chances = scores.numpy().astype(np.float64)
-            labels = labels_for(kind, output, given)
+            labels = labels_for(kind, output, None if given is None else given.cpu())
             part = uncertainty(chances) if labels is None else el2n(chances, labels.numpy())
-            total += part.reshape(len(rows), -1).mean(1)
+            total += part.reshape(len(total), -1).mean(1)
         found.append(total)
     result = np.concatenate(found)
-    for parts in others.values():
-        values = np.concatenate(parts).astype(np.float64)
+    for arrays in others.values():
+        values = np.concatenate(arrays).astype(np.float64)
         distance = np.linalg.norm(values - values.mean(0), axis=1)
         result = result + distance / max(float(distance.mean()), 1e-12)
     return result

@@ -81,6 +81,21 @@ def order(rows: np.ndarray, epoch: int, seed: int, batch: int) -> Iterator[np.nd
         yield shuffled[start : start + batch]
 
 
+def full_batches(rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, int]]:
+    """All rows in their order, always `batch` of them, and how many of those count.
+
+    The last are filled up with others: a model may insist on its batch.
+
+    Examples
+    --------
+    >>> [(part.tolist(), count) for part, count in full_batches(np.arange(3), 2)]
+    [([0, 1], 2), ([2, 2], 1)]
+    """
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        yield np.resize(part, batch), len(part)
+
+
 def hold_out(data: Dataset, share: float, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers to train on and to judge by; examples of one group stay on one side."""
     groups = data.groups

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from strop.errors import MissingExtra, NotApplicable
+from strop.models.module_blocks import ends
 from strop.models.module_form import ModuleForm, describe_error
 from strop.models.module_plan import Op, apply_plan, drop_op, mark, prune_op
 
@@ -168,24 +169,29 @@ def _producers(node: Any, seen: Mapping[int, nn.Module]) -> list[nn.Module]:
 
 
 def removable(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[str]:
-    """Names of sequence items with weights that give tensors shaped as the ones they take."""
+    """Names of sequence items with weights that give tensors shaped as the ones they take.
+
+    What they are given besides, a mask say, goes with them. In a traced module, which calls
+    layers and no blocks, items are told by their numbers.
+    """
+    traced = isinstance(module, fx.GraphModule)
     candidates: dict[str, nn.Module] = {}
     for name, parent in module.named_modules():
-        if isinstance(parent, nn.Sequential | nn.ModuleList):
+        if traced or isinstance(parent, nn.Sequential | nn.ModuleList):
             for key, child in parent.named_children():
                 layered = sum(1 for part in child.modules() if list(part.parameters(False)))
-                if layered > 1:
+                if layered > 1 and (key.isdigit() or not traced):
                     candidates[f"{name}.{key}" if name else key] = child
     # A block within a block goes with it.
     outer = [n for n in candidates if not any(n.startswith(f"{m}.") for m in candidates)]
+    if isinstance(module, fx.GraphModule):
+        return _removable_from_graph(module, outer, form, inputs)
     alike: dict[str, bool] = {}
 
     def hook(name: str) -> Any:
         def note(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            # One argument, because the identity takes no more.
-            tensors = [one for one in (*args, output) if isinstance(one, torch.Tensor)]
-            alone = len(args) == 1 and not kwargs and len(tensors) == 2
-            alike[name] = alone and tensors[0].shape == tensors[1].shape
+            tensors = [one for one in (*args[:1], output) if isinstance(one, torch.Tensor)]
+            alike[name] = len(tensors) == 2 and tensors[0].shape == tensors[1].shape
 
         return note
 
@@ -199,3 +205,27 @@ def removable(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[str]
         for handle in handles:
             handle.remove()
     return [name for name in outer if alike.get(name)]
+
+
+def _removable_from_graph(
+    module: fx.GraphModule, names: Sequence[str], form: ModuleForm, inputs: Tensors
+) -> list[str]:
+    shapes: dict[str, torch.Size] = {}
+
+    class Recorder(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, torch.Tensor):
+                shapes[n.name] = result.shape
+            return result
+
+    with torch.no_grad():
+        Recorder(module).run(*(inputs[name] for name in form.inputs))
+    found = {name: ends(module, name) for name in names}
+    return [
+        name
+        for name, pair in found.items()
+        if pair is not None
+        and pair[0].name in shapes
+        and shapes[pair[0].name] == shapes.get(pair[1].name)
+    ]

@@ -12,14 +12,14 @@ from torch import nn
 from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
-from strop.training.loader import Batch, Loader
+from strop.training.judge import Judge
+from strop.training.loader import Batch, Loader, full_batches
 from strop.training.losses import (
     Kind,
     class_axis,
     kind_of,
     labels_for,
     output_loss,
-    quality_of,
 )
 from strop.training.settings import TrainSettings
 from strop.training.teacher import TeacherOutputs
@@ -34,7 +34,7 @@ _IGNORED = -100
 
 
 class Objective:
-    """The loss of a batch and the quality of a student, under one teacher and one dataset.
+    """The loss of a batch under one teacher and one dataset.
 
     Parameters
     ----------
@@ -44,6 +44,13 @@ class Objective:
         Where the teacher's outputs are kept, within ``settings.cache_bytes``.
     loss
         Takes the place of the losses on the outputs.
+
+    Attributes
+    ----------
+    kinds
+        What each output holds; known after :meth:`prepare`, as is `labelled`.
+    labelled
+        The output that the targets are class numbers of, None where there is none.
 
     Raises
     ------
@@ -69,23 +76,27 @@ class Objective:
         self._pairs: list[tuple[str, str]] = []
         self._taps: tuple[Taps, Taps] | None = None
         self.warnings: list[str] = []
+        self.labelled: str | None = None
+        self._folder = settings.teacher_cache or folder / "teacher"
         self.cache = TeacherOutputs(
-            settings.teacher_cache or folder / "teacher",
+            self._folder,
             len(data),
             settings.cache_bytes,
             self._teach,
         )
+        self._caches = [self.cache]
         self.kinds: dict[str, Kind] = {}
         self._data = data
 
     def prepare(self, student: nn.Module) -> None:
         """Find out what the outputs mean and whether labels and teacher fit; match layers."""
-        rows = np.arange(min(_PROBE, len(self._data)))
-        parts = [self._probe(student, rows[i : i + _PROBE_BATCH]) for i in rows[::_PROBE_BATCH]]
+        size = min(_PROBE_BATCH, self._settings.batch, len(self._data))
+        rows = np.arange(min(_PROBE, len(self._data)) // size * size)
+        parts = [self._probe(student, part) for part, _ in full_batches(rows, size)]
         outputs = {n: torch.cat([p[n] for p in parts]) for n in self._form.outputs}
         self.kinds = {n: kind_of(value, self._settings.task) for n, value in outputs.items()}
         self._check_labels(outputs, rows)
-        if self._teacher is None and not (self._has_labels or self._custom):
+        if self._teacher is None and not (self.labelled or self._custom):
             raise NotApplicable("there is neither a teacher nor a label to learn from")
         if self._settings.transfer != "none" and self._teacher is not None:
             few = self._loader.read(rows[:2]).inputs
@@ -111,12 +122,10 @@ class Objective:
                 taps.close()
             self._taps = None
 
-    @property
-    def quality_name(self) -> str:
-        """What :meth:`quality` measures."""
-        if self.kinds[self._judged] in ("classes", "probabilities"):
-            return "accuracy" if self._has_labels else "agreement"
-        return "closeness"
+    def flush(self) -> None:
+        """Make the teacher's outputs survive a kill."""
+        for cache in self._caches:
+            cache.flush()
 
     def __call__(self, student: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of `student` on a batch, with its graph."""
@@ -140,37 +149,53 @@ class Objective:
             total = total + self._settings.transfer_weight * torch.stack(parts).mean()
         return total
 
-    def quality(self, student: nn.Module, rows: np.ndarray, batch: int) -> float:
-        """Mean quality of `student` on some rows, in evaluation mode."""
-        name = self._judged
-        found = []
-        student.eval()
-        with torch.inference_mode():
-            for start in range(0, len(rows), batch):
-                part = self._loader.read(rows[start : start + batch])
-                output = self._form.run(student, part.inputs)[name]
-                labels = wanted = None
-                if name == self._labelled:
-                    labels = labels_for(self.kinds[name], output, part.targets)
-                if labels is None and self._teacher is not None:
-                    wanted = self.cache(part.rows, part.inputs)[name]
-                found.append(quality_of(self.kinds[name], output, wanted, labels).cpu())
-        return float(torch.cat(found).mean())
-
     @property
-    def _has_labels(self) -> bool:
-        return self._labelled is not None
+    def teaches(self) -> bool:
+        """Whether there is a teacher."""
+        return self._teacher is not None
 
-    _labelled: str | None = None
+    def answers(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The teacher's outputs for the training examples `rows`."""
+        return self.cache(rows, self._loader.read(rows).inputs)
 
-    @property
-    def _judged(self) -> str:
-        """The output that quality is measured on: the labelled one, else the first of classes."""
-        if self._labelled is not None:
-            return self._labelled
+    def judge(
+        self, data: Dataset, rows: np.ndarray, loader: Loader, *, batch: int, metric: str = ""
+    ) -> Judge:
+        """What measures a student on `rows` of `data`; after :meth:`prepare`.
+
+        Parameters
+        ----------
+        data
+            The training examples, or others: their teacher's outputs are then kept beside.
+        """
+        cache: TeacherOutputs | None = self.cache
+        labelled = self.labelled
+        if data is not self._data:
+            folder = self._folder / f"judge-{data.digest[:16]}"
+            most = int(rows.max()) + 1
+            cache = TeacherOutputs(folder, most, self._settings.cache_bytes, self._teach)
+            self._caches.append(cache)
+            if labelled is None and not self._data.has_target and self._teacher is not None:
+                labelled = self._fitting(loader, next(full_batches(rows, batch))[0])
+        return Judge(
+            self._form,
+            data,
+            rows,
+            loader,
+            cache if self._teacher is not None else None,
+            self.kinds,
+            labelled=labelled,
+            batch=batch,
+            metric=metric,
+        )
+
+    def _fitting(self, loader: Loader, rows: np.ndarray) -> str | None:
+        """The output that the targets of other examples than the training's are classes of."""
+        part = loader.read(rows)
+        outputs = self._teach(part.inputs)
         return next(
-            (n for n, kind in self.kinds.items() if kind in ("classes", "probabilities")),
-            self._form.outputs[0],
+            (n for n in outputs if labels_for(self.kinds[n], outputs[n], part.targets) is not None),
+            None,
         )
 
     def _output_loss(
@@ -182,7 +207,7 @@ class Objective:
             if not output.is_floating_point():
                 continue
             labels = None
-            if name == self._labelled:
+            if name == self.labelled:
                 labels = labels_for(kind, output, targets)
             if wanted is None and labels is None:
                 continue
@@ -220,14 +245,14 @@ class Objective:
             if labels is None:
                 continue
             self._check_range(output.shape[class_axis(output)])
-            self._labelled = name
+            self.labelled = name
             if self._teacher is None:
                 return
             right = output.argmax(class_axis(output)) == labels
             share = float(right[labels != _IGNORED].float().mean())
             common = torch.unique(labels[labels != _IGNORED], return_counts=True)[1].max()
             if share < int(common) / labels.numel():
-                self._labelled = None
+                self.labelled = None
                 self.warnings.append(
                     f"the original is right on {share:.0%} of {len(rows)} training labels, less "
                     "than the commonest label alone would be: training follows the original and "

@@ -43,8 +43,14 @@ class TrainSettings:
         ``flip`` mirrors images, ``crop`` shifts them by up to an eighth; none by default, because
         only the user knows what leaves a label alone. The teacher then sees the same view
         (Beyer et al., 2022) and its outputs are not kept.
+    examples
+        Which are trained on: ``all``; a ``coreset`` of what the time pays for
+        (`strop.training.coreset`), or a ``random`` part of the same size; ``auto`` is a coreset
+        where there is time for less than one pass over them, and all otherwise: for
+        students that know something already, because the hard ones alone teach no beginner.
     held_out
-        Share of the examples that training never sees, by which it stops early.
+        Share of the examples that training never sees, by which it stops early where it is given
+        no others to be judged by.
     patience
         Judgements without improvement before it stops; None never stops early.
     precision
@@ -71,6 +77,7 @@ class TrainSettings:
     transfer: Transfer = "none"
     transfer_weight: float = 1.0
     augment: tuple[str, ...] = ()
+    examples: Literal["auto", "all", "coreset", "random"] = "auto"
     held_out: float = 0.1
     patience: int | None = 6
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -101,8 +108,11 @@ class TrainReport:
     lr, precision, device
         What was chosen.
     quality
-        What `before` and `best` measure on the held-out examples: ``accuracy`` on the labels,
-        ``agreement`` with the teacher's decisions, or ``closeness`` (minus the loss).
+        What `before` and `best` measure: the metric that was named, or ``accuracy`` on the labels,
+        ``agreement`` with the teacher's decisions, ``closeness`` (1 minus the relative loss).
+    judged_on, judged
+        On which examples, the ``search`` split or a part ``held out`` of those to train on, and
+        how many of them.
     before, best
         That quality of the student before training and of the weights that were kept.
     history
@@ -111,6 +121,9 @@ class TrainReport:
         Why it ended: ``done``, ``early`` or ``time``.
     warnings
         What the user should know: what was skipped, what looked wrong.
+    rows, of
+        How many examples it was trained on, of how many; `chosen` says how they were chosen:
+        ``all``, ``coreset`` or ``random``.
     resumed
         The step at which it went on after an interruption; 0 for a run of one piece.
     """
@@ -127,6 +140,11 @@ class TrainReport:
     history: tuple[tuple[float, int, float, float], ...]
     stopped: str
     warnings: tuple[str, ...] = field(default=())
+    judged_on: str = "held out"
+    judged: int = 0
+    rows: int = 0
+    of: int = 0
+    chosen: str = "all"
     resumed: int = 0
 
     def facts(self) -> dict[str, Any]:
@@ -140,5 +158,7 @@ class TrainReport:
             "before": round(self.before, 6),
             "best": round(self.best, 6),
             "stopped": self.stopped,
+            "judged": {"on": self.judged_on, "examples": self.judged},
+            "trained": {"on": self.rows, "of": self.of, "chosen": self.chosen},
             "warnings": list(self.warnings),
         }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,12 @@ from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
 from strop.training import checkpoint, precision, schedule
 from strop.training.checkpoint import Progress
+from strop.training.judge import Judge
 from strop.training.loader import Batch, Loader, hold_out, order
 from strop.training.memory import checkpoint_blocks, is_out_of_memory
 from strop.training.objective import Loss, Objective
+from strop.training.resources import device_of, threads, useful_threads
+from strop.training.selection import select
 from strop.training.settings import TrainReport, TrainSettings
 
 _LR = 1e-3
@@ -28,7 +29,7 @@ _LEAST_STEPS = 10
 _WORTH_TRIALS = 100
 _JUDGED_ROWS, _JUDGEMENTS, _STEPS_A_JUDGEMENT = 2000, 20, 20
 _SAVE_EVERY = 30.0
-_WORTH_THREADS = 50_000_000  # products a step
+_LEAST_JUDGED = 100
 _END_SHARE = 0.97
 _FALLING = 0.99
 
@@ -48,6 +49,8 @@ def train(
     emit: Emit = lambda line: None,
     after_step: Callable[[nn.Module], None] | None = None,
     loss: Loss | None = None,
+    judge: Dataset | None = None,
+    metric: str = "",
 ) -> TrainReport:
     """Train `student` in place; it ends with the best weights seen, on the CPU, evaluating.
 
@@ -61,7 +64,7 @@ def train(
     teacher
         Whose outputs are learnt; None learns the labels alone.
     data
-        Training examples, labelled or not. A part, whole groups at a time, is held out to judge by.
+        Training examples, labelled or not.
     workdir
         Holds the checkpoint and the teacher's outputs; remove it when the result is safe.
     deadline
@@ -70,6 +73,12 @@ def train(
         Called with the student after every optimizer step.
     loss
         Takes the place of the losses on outputs (`strop.training.objective`).
+    judge
+        Examples that decide when to stop and which weights are kept: the search split, never
+        those that prove. Without them, or where they are fewer than 100, a part of `data`, whole
+        groups at a time, is held out.
+    metric
+        Name of the metric to judge by (`strop.training.judge`); empty leaves the choice.
 
     Raises
     ------
@@ -78,10 +87,22 @@ def train(
         is the reason.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with _threads(_useful_threads(settings, student, teacher)), torch.random.fork_rng():
+    with threads(useful_threads(settings, student, teacher)), torch.random.fork_rng():
         torch.manual_seed(seed)
         run = _Run(
-            student, form, teacher, data, settings, workdir, deadline, seed, emit, after_step, loss
+            student,
+            form,
+            teacher,
+            data,
+            settings,
+            workdir,
+            deadline,
+            seed,
+            emit,
+            after_step,
+            loss,
+            judge,
+            metric,
         )
         try:
             return run.go()
@@ -111,17 +132,31 @@ class _Run:
         emit: Emit,
         after_step: Callable[[nn.Module], None] | None,
         loss: Loss | None,
+        judge: Dataset | None,
+        metric: str,
     ) -> None:
         self._start = time.monotonic()
-        self.device = _device(settings)
+        self.device = device_of(settings)
         self._student = student
         self._settings, self._workdir, self._seed = settings, workdir, seed
         self._deadline, self._emit, self._after_step = deadline, emit, after_step
-        self._rows, self._judged = hold_out(data, settings.held_out, seed, _JUDGED_ROWS)
+        self._data, self._metric = data, metric
+        if judge is not None and len(judge) >= _LEAST_JUDGED:
+            self._judging, self._judged_on = judge, "search"
+            self._rows = np.arange(len(data))
+            self._judged = np.arange(min(len(judge), _JUDGED_ROWS))
+        else:
+            self._judging, self._judged_on = data, "held out"
+            self._rows, self._judged = hold_out(data, settings.held_out, seed, _JUDGED_ROWS)
         self._batch = min(settings.batch, len(self._rows))
+        if settings.batch < 2:
+            raise NotApplicable(
+                "the model takes one example at a time, and training needs more: export it with a "
+                "free batch dimension"
+            )
         if self._batch < 2:
             raise NotApplicable(f"{len(data)} training examples are too few to train on")
-        self._epoch_steps = len(self._rows) // self._batch
+        self._of = len(self._rows)
         self._most = math.ceil(settings.epochs * self._epoch_steps)
         self._loader = Loader(data, self.device, augment=settings.augment, seed=seed)
         if teacher is not None:
@@ -133,12 +168,19 @@ class _Run:
         self._parameters = _trainable(student, emit)
         shapes = [[n, list(p.shape)] for n, p in student.named_parameters()]
         identity = {**settings.identity(), "seed": seed, "data": data.digest, "student": shapes}
+        identity |= {"judge": self._judging.digest, "metric": metric}
         self._progress = Progress(identity)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._quality: Judge
 
     def go(self) -> TrainReport:
         student = self._student
         self._objective.prepare(student)
+        same = self._judging is self._data
+        loader = self._loader if same else Loader(self._judging, self.device)
+        self._quality = self._objective.judge(
+            self._judging, self._judged, loader, batch=self._batch, metric=self._metric
+        )
         saved = checkpoint.load(self._workdir, self._progress.identity)
         optimizer = self._optimizer(_LR)
         if saved is not None:
@@ -147,6 +189,7 @@ class _Run:
             best = checkpoint.part(tensors, "best")
             checkpoint.restore_optimizer(optimizer, tensors)
             torch.set_rng_state(tensors["rng"])
+            self._rows = tensors["rows"].numpy()
             self._set_layout(self._progress.precision)
             self._emit(f"training goes on at step {self._progress.step}")
         else:
@@ -164,7 +207,7 @@ class _Run:
     def close(self) -> None:
         """Leave the student as a caller expects it, whatever happened."""
         self._objective.close()
-        self._objective.cache.flush()
+        self._objective.flush()
         if self._uncheckpoint is not None:
             self._uncheckpoint()
         self._student.to(self.device, memory_format=torch.contiguous_format).cpu().eval()
@@ -193,6 +236,7 @@ class _Run:
                     f"takes {pace:.2g} s, and an epoch is {self._epoch_steps} of them"
                 )
             total = min(total, affordable)
+        self._select(total)
         progress.lr = self._settings.lr or self._find_lr(total, start)
         student.load_state_dict(start)
         torch.set_rng_state(rng)
@@ -201,13 +245,35 @@ class _Run:
             total = max(min(total, affordable), 1)
         progress.total = total
         progress.every = _interval(total)
-        if total < self._epoch_steps:
+        if total < self._of // self._batch:
+            seen = min(total * self._batch, len(self._rows))
+            how = ", those that tell most" if progress.chosen == "coreset" else ""
             line = (
-                f"the training budget is short of one epoch: {total * self._batch:,} of "
-                f"{len(self._rows):,} examples are trained on"
+                f"the training budget is short of one epoch: {seen:,} of {self._of:,} examples "
+                f"are trained on{how}"
             )
             progress.warnings.append(line)
             self._emit(line)
+
+    def _select(self, total: int) -> None:
+        """Leave rows out that there is no time for."""
+        limit = self._limit()
+        left = None if limit is None else max(limit * _END_SHARE - self._elapsed(), 0.0)
+        self._rows, self._progress.chosen = select(
+            self._rows,
+            total * self._batch,
+            batch=self._batch,
+            objective=self._objective,
+            loader=self._loader,
+            settings=self._settings,
+            seed=self._seed,
+            seconds=left,
+        )
+        self._epoch = (-1, [])
+
+    @property
+    def _epoch_steps(self) -> int:
+        return max(len(self._rows) // self._batch, 1)
 
     def _pace(self) -> float:
         """Seconds of a step, the first left out: it also warms up what is compiled or cached."""
@@ -339,7 +405,7 @@ class _Run:
         epochs, planned = (n / self._epoch_steps for n in (progress.step, progress.total))
         self._emit(
             f"epoch {epochs:.1f} of {planned:.1f}: loss {loss:.3f}, "
-            f"{self._objective.quality_name} {quality:.2%} ({seconds:.0f} s)"
+            f"{self._quality.name} {quality:.2%} ({seconds:.0f} s)"
         )
 
     def _replan(self) -> None:
@@ -360,8 +426,7 @@ class _Run:
             progress.every = _interval(total)
 
     def _judge(self) -> float:
-        # Judging is cheaper than training: twice the batch fits where a step does.
-        return self._objective.quality(self._student, self._judged, 2 * self._batch)
+        return self._quality(self._student)
 
     def _batch_at(self, number: int) -> np.ndarray:
         epoch, place = divmod(number, self._epoch_steps)
@@ -395,10 +460,15 @@ class _Run:
         return True
 
     def _save(self, optimizer: torch.optim.Optimizer, best: dict[str, torch.Tensor]) -> None:
-        self._objective.cache.flush()
+        self._objective.flush()
         values = {**vars(self._progress), "seconds": self._elapsed()}
         checkpoint.save(
-            self._workdir, Progress(**values), self._student.state_dict(), best, optimizer
+            self._workdir,
+            Progress(**values),
+            self._student.state_dict(),
+            best,
+            optimizer,
+            torch.from_numpy(self._rows),
         )
 
     def _elapsed(self) -> float:
@@ -425,12 +495,17 @@ class _Run:
         progress = self._progress
         return TrainReport(
             steps=progress.step,
-            epochs=progress.step / self._epoch_steps,
+            epochs=progress.step * self._batch / self._of,
             seconds=self._elapsed(),
             lr=progress.lr,
             precision=progress.precision,
             device=str(self.device),
-            quality=self._objective.quality_name,
+            quality=self._quality.name,
+            judged_on=self._judged_on,
+            judged=len(self._judged),
+            rows=len(self._rows),
+            of=self._of,
+            chosen=progress.chosen,
             before=progress.before,
             best=progress.best,
             history=tuple((s, int(n), loss, q) for s, n, loss, q in progress.history),
@@ -473,33 +548,3 @@ def _keep_frozen_statistics(student: nn.Module) -> None:
 def _copy_state(module: nn.Module) -> dict[str, torch.Tensor]:
     state = module.state_dict()
     return {n: t.detach().clone() for n, t in state.items() if isinstance(t, torch.Tensor)}
-
-
-def _device(settings: TrainSettings) -> torch.device:
-    if settings.device != "auto":
-        return torch.device(settings.device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _useful_threads(settings: TrainSettings, *modules: nn.Module | None) -> int:
-    """All granted cores, but one where a step is so short that threads would wait for threads."""
-    given = [module for module in modules if module is not None]
-    convolves = any(isinstance(p, nn.modules.conv._ConvNd) for m in given for p in m.modules())
-    weights = sum(p.numel() for m in given for p in m.parameters() if p.ndim > 1)
-    if not convolves and weights * settings.batch < _WORTH_THREADS:
-        return 1
-    if settings.threads is not None:
-        return settings.threads
-    granted = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads of torch: a search may have told it to use as few as inference will."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

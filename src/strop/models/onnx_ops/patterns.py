@@ -1,12 +1,14 @@
 """Operators that exporters take apart, put together again before the translation.
 
 GELU, LayerNorm, SiLU and hard-swish arrive as five or more operators from older operator sets.
-As one layer each they can be replaced, pruned and quantised as what they are.
+As one layer each they can be replaced, pruned and quantised as what they are. A variance that is
+written as E[x²] − E[x]² becomes the mean square of what is centred: the difference of two large
+numbers is all rounding where a column hardly varies, and no two runtimes round alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,24 +19,33 @@ if TYPE_CHECKING:
     import onnx
 
 
-def recognise(proto: onnx.ModelProto) -> onnx.ModelProto:
+def recognise(
+    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[Any]] | None = None
+) -> onnx.ModelProto:
     """A copy of `proto` with the known patterns as one node each.
 
     What only a pattern read is left out; what something else reads as well stays beside it. The
     result is for the translation to PyTorch alone: ``Gelu`` and ``Swish`` are newer than the
     operator set that it declares.
+
+    Parameters
+    ----------
+    shapes
+        Of tensors by name, as far as they are known: a sum over an axis and a division make a
+        mean only where its length is known.
     """
     import onnx
     from onnx import helper
 
     result = onnx.ModelProto()
     result.CopyFrom(proto)
-    matcher = _Matcher(result.graph, graph.constants(result))
+    matcher = _Matcher(result.graph, graph.constants(result), shapes or {})
     for node in result.graph.node:
-        for pattern in (_gelu, _layer_norm, _swish, _hard_swish):
+        for pattern in (_gelu, _layer_norm, _swish, _hard_swish, _variance):
             found = pattern(matcher, node)
             if found is not None:
-                node.op_type, inputs, attributes = found
+                kind, inputs, attributes = found
+                node.domain, _, node.op_type = kind.rpartition(".")
                 del node.input[:]
                 node.input.extend(inputs)
                 del node.attribute[:]
@@ -58,8 +69,14 @@ def _drop_unread(main: onnx.GraphProto) -> None:
 class _Matcher:
     """Walks from a tensor towards what it is computed from."""
 
-    def __init__(self, main: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self,
+        main: onnx.GraphProto,
+        constants: Mapping[str, np.ndarray],
+        shapes: Mapping[str, Sequence[Any]],
+    ) -> None:
         self.constants = constants
+        self.shapes = shapes
         self.producer = {name: node for node in main.node for name in node.output}
 
     def node(self, tensor: str, *kinds: str) -> onnx.NodeProto | None:
@@ -210,6 +227,51 @@ def _over_last(match: _Matcher, node: onnx.NodeProto) -> bool:
         return list(attributes["axes"].ints) == [-1]
     given = match.constants.get(node.input[1]) if len(node.input) > 1 else None
     return given is not None and given.tolist() == [-1]
+
+
+def _variance(match: _Matcher, node: onnx.NodeProto) -> _Found | None:
+    """The variance: mean(x²) − mean(x)²."""
+    product = match.node(node.input[1], "Mul") if node.op_type == "Sub" else None
+    if product is None or product.input[0] != product.input[1]:
+        return None
+    mean, squares = _mean(match, product.input[0]), _mean(match, node.input[0])
+    if mean is None or squares is None or mean[1:] != squares[1:]:
+        return None
+    square = match.node(squares[0], "Mul")
+    if square is None or list(square.input) != [mean[0], mean[0]]:
+        return None
+    return "strop.ReduceVariance", [mean[0]], {"axes": list(mean[1]), "keepdims": mean[2]}
+
+
+def _mean(match: _Matcher, tensor: str) -> tuple[str, tuple[int, ...], int] | None:
+    """The `x`, the axes and whether they are kept, of which `tensor` is the mean over axes."""
+    node = match.node(tensor, "ReduceMean")
+    scaled = match.node(tensor, "Mul", "Div")
+    if node is None and scaled is not None:
+        for total, _ in match.operands(scaled):
+            found = match.node(total, "ReduceSum")
+            reduced = _reduced(match, found) if found is not None else None
+            if found is None or reduced is None:
+                continue
+            sizes = [(match.shapes.get(found.input[0]) or ())[axis] for axis in reduced[0]]
+            if all(isinstance(size, int) for size in sizes):
+                node = found if match.times(tensor, 1 / np.prod(sizes)) == total else None
+    if node is None or (reduced := _reduced(match, node)) is None:
+        return None
+    return node.input[0], *reduced
+
+
+def _reduced(match: _Matcher, node: onnx.NodeProto) -> tuple[tuple[int, ...], int] | None:
+    """The axes, counted from the front, that a reduction goes over, and whether it keeps them."""
+    attributes = {entry.name: entry for entry in node.attribute}
+    axes = list(attributes["axes"].ints) if "axes" in attributes else None
+    if len(node.input) > 1 and node.input[1] in match.constants:
+        axes = match.constants[node.input[1]].reshape(-1).tolist()
+    rank = len(match.shapes.get(node.input[0]) or ())
+    if not axes or not rank:
+        return None
+    keep = attributes["keepdims"].i if "keepdims" in attributes else 1
+    return tuple(sorted(int(axis) % rank for axis in axes)), int(keep)
 
 
 def _swish(match: _Matcher, node: onnx.NodeProto) -> _Found | None:

@@ -38,6 +38,11 @@ def _sum(x: torch.Tensor, axes: Sequence[int], keepdim: bool) -> torch.Tensor:
     return x.sum(list(axes), keepdim=keepdim, dtype=x.dtype)  # integers would become int64
 
 
+def _variance(x: torch.Tensor, axes: Sequence[int], keepdim: bool) -> torch.Tensor:
+    # As a mean of squares, which exports to what it is; `torch.var` does so with other factors.
+    return (x - x.mean(list(axes), keepdim=True)).square().mean(list(axes), keepdim=keepdim)
+
+
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceL1": _norm1,
     "ReduceL2": _norm2,
@@ -49,6 +54,7 @@ _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceProd": _product,
     "ReduceSum": _sum,
     "ReduceSumSquare": _sum_square,
+    "strop.ReduceVariance": _variance,
 }
 
 
