@@ -12,12 +12,13 @@ import numpy as np
 from strop import data as datasets
 from strop.benching.record import Bench, Scenario, ScenarioResult
 from strop.benching.scenarios import SCENARIOS, Plan
+from strop.benching.spending import Spending
 from strop.bundle import read_manifest
 from strop.bundle.layout import MODEL, verify_files
 from strop.bundle.loader import session_spec
 from strop.errors import BundleError, InputError
-from strop.measure import describe
-from strop.records import Manifest, SessionSpec, Signature
+from strop.measure import Usage, describe, idle_watts, meter, watts
+from strop.records import Manifest, Price, SessionSpec, Signature
 from strop.workers import Child, ChildFailed
 
 __all__ = ["SCENARIOS", "bench"]
@@ -44,6 +45,8 @@ def bench(
     min_duration: float = 60.0,
     batch: int | None = None,
     threads: int | None = None,
+    price: Price | None = None,
+    watts_per_core: float | None = None,
     reader: str | None = None,
     preprocess: str | None = None,
     renames: Mapping[str, str] | None = None,
@@ -66,6 +69,10 @@ def bench(
     batch
         The most examples in one call, in the scenarios that offer several at a time; None means
         32, or what the model fixes.
+    price
+        Of this machine: what inferences cost on it is told as well.
+    watts_per_core
+        Watts of one busy logical CPU where energy is estimated; None means by the processor.
 
     Raises
     ------
@@ -98,6 +105,14 @@ def bench(
             f"needs {_OFFICIAL:g} s"
         )
     streams = spec.placement.streams
+    counters = meter(spec.placement.device)
+    spending = Spending(
+        watts(machine, watts_per_core),
+        spec.placement.device,
+        counters.name if counters else "",
+        idle_watts(counters) if counters else None,
+        price,
+    )
     results: list[ScenarioResult] = []
     with Child(
         name="bench",
@@ -120,6 +135,8 @@ def bench(
                 f"{bound * 1e3:.3g} ms"
             )
 
+        told: list[Usage] = []
+
         def run(scenario: str, settings: Mapping[str, Any], trace: bool) -> dict[str, Any]:
             answer: dict[str, Any] = _call(
                 child,
@@ -131,6 +148,7 @@ def bench(
                 trace=trace,
                 timeout=_PATIENCE + 20 * min_duration,
             )
+            told.append(Usage(**answer["used"]))
             return answer
 
         for scenario in scenarios:
@@ -142,7 +160,9 @@ def bench(
                 call_seconds=one,
                 per_second=most / full * streams,
             )
-            results.append(SCENARIOS[scenario](run, plan))
+            found = SCENARIOS[scenario](run, plan)
+            # The last run is the one that the result is of.
+            results.append(spending.added(found, told[-1]))
     return Bench(
         bundle="/".join(path.resolve().parts[-2:]),
         recipe=str(manifest.recipe),

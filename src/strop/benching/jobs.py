@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,6 +20,7 @@ from strop import engines
 from strop.benching.logs import figures, latencies
 from strop.engines import Session
 from strop.errors import MissingExtra, StropError
+from strop.measure import Meter, Stopwatch, meter
 from strop.records import SessionSpec
 
 _WARM_SECONDS = 0.5
@@ -27,14 +29,17 @@ _MOST_TRACED = 400_000
 
 _session: Session | None = None
 _samples: dict[str, np.ndarray] = {}
+_meter: Meter | None = None
 
 
 def load(spec: dict[str, Any], samples: dict[str, np.ndarray]) -> dict[str, Any]:
     """Open the session that later runs are about; LoadGen's version and what the session can."""
-    global _session, _samples
+    global _session, _samples, _meter
     _loadgen()
-    _session = engines.open_session(SessionSpec.from_dict(spec))
+    parsed = SessionSpec.from_dict(spec)
+    _session = engines.open_session(parsed)
     _samples = samples
+    _meter = meter(parsed.placement.device)
     from importlib.metadata import version
 
     return {"loadgen": version("mlcommons-loadgen"), "thread_safe": _session.thread_safe}
@@ -85,11 +90,11 @@ def run(
         log.enable_trace = trace
         under_test = loadgen.ConstructSUT(system.put if threaded else system.answer, _nothing)
         library = loadgen.ConstructQSL(count, count, _ignore, _ignore)
-        begin = perf_counter()
+        watch = Stopwatch(_meter)
         try:
             loadgen.StartTestWithLogSettings(under_test, library, asked, log, "")
         finally:
-            seconds = perf_counter() - begin
+            used = watch.stop(0)
             loadgen.DestroyQSL(library)
             loadgen.DestroySUT(under_test)
             system.stop()
@@ -99,7 +104,8 @@ def run(
         traced = trace and found.get("result_query_count", 0) <= _MOST_TRACED
         return {
             "figures": found,
-            "seconds": seconds,
+            "seconds": used.seconds,
+            "used": replace(used, calls=system.answered).to_dict(),
             "samples": system.answered,
             "latencies": latencies(Path(folder)) if traced else None,
         }

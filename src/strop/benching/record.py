@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from strop.records import Machine, Record
+from strop.records import Cost, Energy, Machine, Record
 
 Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 
@@ -82,6 +82,10 @@ class ScenarioResult(Record):
         Null for the offline scenario, which is one query, and for very many queries.
     attempts
         The search for the rate, in order.
+    energy
+        Of an inference, over the whole run: LoadGen's own threads and waiting are part of it.
+    cost
+        Of inferences at the samples a second of the run; null without a price.
     """
 
     scenario: Scenario
@@ -102,6 +106,8 @@ class ScenarioResult(Record):
     percentiles: dict[str, float]
     histogram: Histogram | None
     attempts: tuple[Attempt, ...]
+    energy: Energy | None = None
+    cost: Cost | None = None
 
 
 class Bench(Record):

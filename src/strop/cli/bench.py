@@ -14,9 +14,10 @@ from rich.table import Table
 from strop.benching import SCENARIOS, Bench, Histogram, ScenarioResult, bench
 from strop.cli.numbers import duration
 from strop.cli.optimize import pairs_of
+from strop.cli.spending import how_cost, how_energy, joules, million
 from strop.cli.status import status
 from strop.errors import InputError
-from strop.search import parse_seconds
+from strop.search import parse_price, parse_seconds, parse_watts
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 30
@@ -34,6 +35,8 @@ class Options:
     min_duration: str
     batch: int | None
     threads: int | None
+    price: str | None
+    watts_per_core: str | None
     reader: str | None
     preprocess: str | None
     inputs: list[str]
@@ -61,6 +64,10 @@ def run(options: Options, *, as_json: bool) -> int:
             min_duration=parse_seconds(options.min_duration),
             batch=options.batch,
             threads=options.threads,
+            price=None if options.price is None else parse_price(options.price),
+            watts_per_core=(
+                None if options.watts_per_core is None else parse_watts(options.watts_per_core)
+            ),
             reader=options.reader,
             preprocess=options.preprocess,
             renames=pairs_of(options.inputs, "--input", "ids=token_ids"),
@@ -105,6 +112,9 @@ def _print(found: Bench) -> None:
     for one in found.scenarios:
         for line in _lines(one):
             console.print(f"  {one.scenario}: {escape(line)}")
+    hows = [how_energy(one.energy) for one in found.scenarios if one.energy is not None]
+    for line in dict.fromkeys(hows):
+        console.print(f"  {escape(line)}; of whole runs, LoadGen's own work included")
     for note in found.notes:
         console.print(f"! {escape(note)}", style="yellow")
 
@@ -133,6 +143,10 @@ def _lines(one: ScenarioResult) -> list[str]:
         lines.append(f"the SLO of {duration(one.slo_seconds)} is {kept}")
     if one.early_stopping:
         lines.append(f"early stopping: {one.early_stopping}")
+    if one.energy is not None:
+        lines.append(f"energy an inference {joules(one.energy)}")
+    if one.cost is not None:
+        lines.append(f"cost a million {million(one.cost)}; {how_cost(one.cost)}")
     if not one.valid:
         checks = one.checks.model_dump()
         failed = ", ".join(name.replace("_", " ") for name, ok in checks.items() if ok is False)

@@ -28,6 +28,10 @@ class Options:
     threads: int | None
     max_memory: str | None
     max_p99: str | None
+    price: str | None
+    rate: str | None
+    max_utilisation: str
+    watts_per_core: str | None
     shape: list[str]
     train: str | None
     train_budget: str | None
@@ -75,6 +79,10 @@ def request_of(options: Options) -> Request:
         goal=options.goal,  # type: ignore[arg-type]  # Request.check refuses unknown goals
         max_memory_bytes=None if options.max_memory is None else parse_bytes(options.max_memory),
         max_p99_seconds=None if options.max_p99 is None else parse_seconds(options.max_p99),
+        price=options.price,
+        rate=options.rate,
+        max_utilisation=options.max_utilisation,
+        watts_per_core=options.watts_per_core,
         batch=options.batch,
         shapes=shapes_of(options.shape),
         threads=options.threads,

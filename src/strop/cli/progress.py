@@ -28,6 +28,8 @@ from strop.records import (
 )
 
 _ROWS = 14
+# In a log: how long nothing was written before a passing remark is worth a line.
+_QUIET_SECONDS = 30.0
 
 
 class View(Protocol):
@@ -53,16 +55,21 @@ class _Lines:
     """One line an event, for logs."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
+        self._start = self._written = time.monotonic()
 
     def hear(self, event: Event) -> None:
         if line := _line(event):
-            elapsed = time.monotonic() - self._start
-            sys.stderr.write(f"[{elapsed:6.1f}s] {line}\n")
-            sys.stderr.flush()
+            self._write(line)
 
     def say(self, line: str) -> None:
-        """Passing remarks would only fill a log."""
+        """A passing remark, where nothing was written for a while: a training takes minutes."""
+        if time.monotonic() - self._written >= _QUIET_SECONDS:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        self._written = time.monotonic()
+        sys.stderr.write(f"[{self._written - self._start:6.1f}s] {line}\n")
+        sys.stderr.flush()
 
 
 class _LiveTable:

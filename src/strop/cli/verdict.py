@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from strop.cli.numbers import quantity
+from strop.cli.spending import at_rate, how_cost, how_energy, joules, million
 from strop.records import Candidate, Interval, Result
 from strop.search import Outcome
 
@@ -30,6 +32,12 @@ def print_verdict(outcome: Outcome) -> None:
     for found in result.delivered.evidence.speedups:
         against = getattr(result, found.against).text
         console.print(f"{_interval(found.ratio)} the speed of the {found.against}, {against}")
+    for saved in result.delivered.evidence.savings:
+        console.print(
+            f"{_interval(saved.ratio)} less energy than the {saved.against}, {saved.kind}"
+        )
+    for line in _grounds(result):
+        console.print(line, style="dim")
     console.print()
     if outcome.bundle.exists():
         console.print(f"bundle  {outcome.bundle}")
@@ -50,18 +58,53 @@ def _table(result: Result) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     found = list(columns.values())
-    table.add_row("median latency", *(_latency(candidate) for candidate in found))
+    table.add_row("examples a second", *(_throughput(candidate) for candidate in found))
+    table.add_row("median latency", *(_latency(candidate, "p50") for candidate in found))
+    table.add_row("p99", *(_latency(candidate, "p99") for candidate in found))
     table.add_row(result.data.metric, *(_quality(candidate, result) for candidate in found))
     table.add_row("peak memory", *(_bytes(candidate, "peak") for candidate in found))
     table.add_row("file", *(_bytes(candidate, "file") for candidate in found))
+    energies = [candidate.evidence.energy for candidate in found]
+    if any(energies):
+        table.add_row(
+            "energy an inference", *("–" if one is None else joules(one) for one in energies)
+        )
+    costs = [candidate.evidence.cost for candidate in found]
+    if any(costs):
+        table.add_row("cost a million", *("–" if one is None else million(one) for one in costs))
+    if any(one is not None and one.rate for one in costs):
+        rate = next(one.rate for one in costs if one is not None and one.rate)
+        told = ("–" if one is None else at_rate(one) for one in costs)
+        table.add_row(f"  at {quantity(rate, '/s')}", *told)
     return table
 
 
-def _latency(candidate: Candidate) -> str:
+def _grounds(result: Result) -> list[str]:
+    """How energy and cost were found, each way told once."""
+    found = [result.original, result.equivalent, result.delivered]
+    energies = [one.evidence.energy for one in found if one.evidence.energy is not None]
+    costs = [result.delivered.evidence.cost]
+    return list(
+        dict.fromkeys(
+            [
+                *(how_energy(energy) for energy in energies),
+                *(how_cost(cost) for cost in costs if cost is not None),
+            ]
+        )
+    )
+
+
+def _latency(candidate: Candidate, which: str) -> str:
     if not candidate.evidence.latency:
         return "–"
-    found = candidate.evidence.latency[0].p50
+    found = getattr(candidate.evidence.latency[0], which)
     return f"{found.estimate * 1e3:.3g} ms"
+
+
+def _throughput(candidate: Candidate) -> str:
+    if not candidate.evidence.latency:
+        return "–"
+    return quantity(candidate.evidence.latency[0].throughput)
 
 
 def _interval(ratio: Interval) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from strop.errors import StropError
 from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.machine import granted_memory
-from strop.measure.subject import Inputs, Subject
+from strop.measure.meter import Usage
+from strop.measure.subject import Inputs, Sample, Subject
 from strop.records import SessionSpec
 from strop.workers import ChildError
 
@@ -33,11 +34,17 @@ class ScreenTiming:
         above 1 is faster than the first. NaN where there is none.
     error
         Why it left, where it failed, died or hung; earlier rounds are kept.
+    calls
+        float64[calls]: seconds of each call of all rounds.
+    used
+        What the timed calls of each round used up, a round of `rounds` each.
     """
 
     rounds: np.ndarray
     ratio: float
     error: ChildError | None = None
+    calls: np.ndarray = field(default_factory=lambda: np.array([]))
+    used: tuple[Usage, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -97,7 +104,7 @@ class Arena:
         self._order = random.Random(seed)
         self._conditions = conditions
         self._living: dict[str, Subject] = {}
-        self._rounds: list[dict[str, float]] = []
+        self._rounds: list[dict[str, Sample]] = []
         self._errors: dict[str, ChildError | None] = {}
 
     def add(self, name: str, spec: SessionSpec, payload: bytes | None = None) -> ChildError | None:
@@ -142,11 +149,11 @@ class Arena:
         names = list(self._living)
         self._order.shuffle(names)
         result: dict[str, float | ChildError] = {}
-        timed: dict[str, float] = {}
+        timed: dict[str, Sample] = {}
         for name in names:
             try:
-                timed[name] = self._living[name].sample(self._seconds).figure
-                result[name] = timed[name]
+                timed[name] = self._living[name].sample(self._seconds)
+                result[name] = timed[name].figure
             except ChildError as error:
                 if lost := self._lose(name, error):
                     result[name] = lost
@@ -172,12 +179,7 @@ class Arena:
             return {}
         first = next(iter(self._errors))
         return {
-            name: ScreenTiming(
-                rounds=np.array([timed[name] for timed in self._rounds if name in timed]),
-                ratio=_ratio(self._rounds, first, name),
-                error=error,
-            )
-            for name, error in self._errors.items()
+            name: _timing(self._rounds, first, name, error) for name, error in self._errors.items()
         }
 
     def memory_of(self, name: str) -> int | None:
@@ -291,9 +293,22 @@ def _over(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() >= deadline
 
 
-def _ratio(rounds: list[dict[str, float]], first: str, name: str) -> float:
-    ratios = [timed[first] / timed[name] for timed in rounds if first in timed and name in timed]
-    return float(np.median(ratios)) if ratios else float("nan")
+def _timing(
+    rounds: list[dict[str, Sample]], first: str, name: str, error: ChildError | None
+) -> ScreenTiming:
+    own = [timed[name] for timed in rounds if name in timed]
+    ratios = [
+        timed[first].figure / timed[name].figure
+        for timed in rounds
+        if first in timed and name in timed
+    ]
+    return ScreenTiming(
+        rounds=np.array([sample.figure for sample in own]),
+        ratio=float(np.median(ratios)) if ratios else float("nan"),
+        error=error,
+        calls=np.concatenate([sample.times for sample in own]) if own else np.array([]),
+        used=tuple(sample.used for sample in own),
+    )
 
 
 def _rss(subject: Subject) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from strop.errors import StropError
 from strop.measure.conditions import PLAIN, Conditions
+from strop.measure.meter import Usage
 from strop.measure.subject import Inputs, Sample, Subject, batch_size
 from strop.proof.speed import launch_log_ratio
 from strop.records import SessionSpec
@@ -45,6 +46,8 @@ class PairTiming:
         Whether every warm-up settled before its time was up.
     concurrent
         Whether as many calls ran at once as each side has streams.
+    a_used, b_used
+        Per launch what the timed calls used up.
     """
 
     log_ratios: np.ndarray
@@ -55,6 +58,8 @@ class PairTiming:
     shortened: bool
     settled: bool
     concurrent: bool = False
+    a_used: tuple[Usage, ...] = ()
+    b_used: tuple[Usage, ...] = ()
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -176,6 +181,8 @@ def pair(
         shortened=shortened,
         settled=all(launch.settled for launch in done),
         concurrent=conditions.concurrent,
+        a_used=tuple(launch.used["a"] for launch in done),
+        b_used=tuple(launch.used["b"] for launch in done),
     )
 
 
@@ -185,6 +192,7 @@ class _Launch:
     def __init__(self, subjects: dict[Side, Subject], deadline: float | None) -> None:
         self.quads: list[list[float]] = []
         self.seconds: dict[Side, list[np.ndarray]] = {"a": [], "b": []}
+        self.used: dict[Side, Usage] = {}
         self.settled = True
         self._subjects = subjects
         self._deadline = deadline
@@ -216,6 +224,9 @@ class _Launch:
         self.quads.append([block.figure for block in (a1, b1, b2, a2)])
         for side, timed in blocks.items():
             self.seconds[side] += [block.times for block in timed]
+            first, second = (block.used for block in timed)
+            both = first + second
+            self.used[side] = self.used[side] + both if side in self.used else both
 
 
 @contextlib.contextmanager

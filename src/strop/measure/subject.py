@@ -18,6 +18,7 @@ import numpy as np
 
 from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.machine import granted_cpus
+from strop.measure.meter import Usage
 from strop.records import SessionSpec
 from strop.workers import Child
 
@@ -59,10 +60,13 @@ class Flow:
         From the start of all threads to the end of the last.
     latencies
         float64[calls]: seconds of each call, which share the machine while they run.
+    used
+        What all of them used up.
     """
 
     seconds: float
     latencies: np.ndarray
+    used: Usage
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ class Sample:
         What is compared: the median call, or the mean time between calls that end.
     times
         float64[calls]: seconds of each call.
+    used
+        What those calls used up.
     """
 
     figure: float
     times: np.ndarray
+    used: Usage
 
 
 class Subject:
@@ -150,26 +157,22 @@ class Subject:
         The block lasts `seconds` and `calls` calls, whichever is more, but no more than about
         ten seconds, or one call where that takes longer.
         """
-        limit = max(_BLOCK_LIMIT, 2 * seconds)
-        times: np.ndarray = self._call(
-            f"{_TASKS}:time_calls", longer=limit, seconds=seconds, calls=calls, limit=limit
-        )
-        return times
+        return self._timed(seconds, calls).times
 
     def stream(self, streams: int, seconds: float) -> Flow:
         """Call from so many threads at once for about `seconds`."""
         done = self._call(f"{_TASKS}:run_streams", longer=seconds, streams=streams, seconds=seconds)
-        return Flow(seconds=done["seconds"], latencies=done["latencies"])
+        used = Usage(**done["used"])
+        return Flow(seconds=used.seconds, latencies=done["latencies"], used=used)
 
     def sample(self, seconds: float) -> Sample:
         """One slot of a comparison: a block of calls, or a flow where calls run at once."""
         if not self._concurrent:
-            times = self.block(seconds)
-            return Sample(float(np.median(times)), times)
+            return self._timed(seconds, _BLOCK_CALLS)
         streams = self.spec.placement.streams
         # Threads start and end apart, so that a flow takes longer to be told than a block.
         flow = self.stream(streams, _FLOW_BLOCKS * seconds)
-        return Sample(flow.seconds / len(flow.latencies), flow.latencies)
+        return Sample(flow.seconds / len(flow.latencies), flow.latencies, flow.used)
 
     def run(self, calls: int) -> None:
         """Call so many times, untimed."""
@@ -206,6 +209,14 @@ class Subject:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _timed(self, seconds: float, calls: int) -> Sample:
+        limit = max(_BLOCK_LIMIT, 2 * seconds)
+        done = self._call(
+            f"{_TASKS}:time_calls", longer=limit, seconds=seconds, calls=calls, limit=limit
+        )
+        times: np.ndarray = done["latencies"]
+        return Sample(float(np.median(times)), times, Usage(**done["used"]))
 
     def _call(self, function: str, *, longer: float = 0.0, **params: Any) -> Any:
         allowed = min(longer + self._patience, self._deadline - time.monotonic())

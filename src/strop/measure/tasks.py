@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strop.errors import NotApplicable, StropError
+from strop.measure.meter import Meter, Stopwatch, meter
 from strop.records import SessionSpec
 
 if TYPE_CHECKING:
@@ -28,14 +29,18 @@ _QUIET_WINDOWS = 2
 
 _session: Session | None = None
 _inputs: Mapping[str, np.ndarray] = {}
+_meter: Meter | None = None
 
 
 def load(spec: dict[str, Any], payload: np.ndarray | None, inputs: dict[str, np.ndarray]) -> None:
     """Open the session that all later calls are about; `payload` holds bytes as uint8."""
     from strop.engines import open_session
 
+    global _meter
+    parsed = SessionSpec.from_dict(spec)
+    _meter = meter(parsed.placement.device)
     given = None if payload is None else payload.tobytes()
-    hold(open_session(SessionSpec.from_dict(spec), payload=given), inputs)
+    hold(open_session(parsed, payload=given), inputs)
 
 
 def hold(session: Session, inputs: Mapping[str, np.ndarray]) -> None:
@@ -81,8 +86,8 @@ def warm(seconds: float) -> dict[str, Any]:
     return {"calls": calls, "seconds": best / 1e9, "settled": quiet >= _QUIET_WINDOWS}
 
 
-def time_calls(seconds: float, calls: int, limit: float) -> np.ndarray:
-    """Seconds of each call in a block, float64[n].
+def time_calls(seconds: float, calls: int, limit: float) -> dict[str, Any]:
+    """Seconds of each call in a block, float64[n], and what those calls used up.
 
     The block lasts `seconds` and `calls` calls, whichever is more, but ends once `limit` seconds
     are spent. The first call finds cold caches and sleeping threads, as this process was stopped
@@ -91,11 +96,14 @@ def time_calls(seconds: float, calls: int, limit: float) -> np.ndarray:
     run = _caller()
     times: list[int] = []
     with _no_collection():
+        watch = Stopwatch(_meter)
         start = perf_counter_ns()
         run()
         first = perf_counter_ns() - start
         if first >= seconds * 1e9:
             times.append(first)
+        else:
+            watch = Stopwatch(_meter)
         spent = sum(times)
         while (spent < seconds * 1e9 or len(times) < calls) and (not times or spent < limit * 1e9):
             start = perf_counter_ns()
@@ -103,11 +111,13 @@ def time_calls(seconds: float, calls: int, limit: float) -> np.ndarray:
             took = perf_counter_ns() - start
             times.append(took)
             spent += took
-    return np.maximum(np.array(times, dtype=np.float64), 1.0) / 1e9
+        used = watch.stop(len(times))
+    latencies = np.maximum(np.array(times, dtype=np.float64), 1.0) / 1e9
+    return {"latencies": latencies, "used": used.to_dict()}
 
 
 def run_streams(streams: int, seconds: float) -> dict[str, Any]:
-    """Call from so many threads at once for `seconds`: seconds of each call, and of all."""
+    """Call from so many threads at once for `seconds`: seconds of each call, and what all used."""
     session = _held()
     if streams > 1 and not session.thread_safe:
         raise NotApplicable(
@@ -117,9 +127,11 @@ def run_streams(streams: int, seconds: float) -> dict[str, Any]:
     times: list[list[int]] = [[] for _ in range(streams)]
     errors: list[BaseException] = []
     begin = 0
+    watch: Stopwatch | None = None
 
     def start() -> None:
-        nonlocal begin
+        nonlocal begin, watch
+        watch = Stopwatch(_meter)
         begin = perf_counter_ns()
 
     gate = threading.Barrier(streams, action=start)
@@ -146,10 +158,12 @@ def run_streams(streams: int, seconds: float) -> dict[str, Any]:
             thread.start()
         for thread in threads:
             thread.join()
+        used = watch.stop(sum(map(len, times))) if watch else None
     if errors:
         raise errors[0]
-    took = perf_counter_ns() - begin
-    return {"latencies": np.concatenate(times).astype(np.float64) / 1e9, "seconds": took / 1e9}
+    assert used is not None
+    latencies = np.concatenate(times).astype(np.float64) / 1e9
+    return {"latencies": latencies, "used": used.to_dict()}
 
 
 def run_times(calls: int) -> None:

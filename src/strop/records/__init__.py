@@ -3,6 +3,8 @@
 from strop.records._base import Record, canonical_json
 from strop.records.applicability import Applicability
 from strop.records.claim import Claim
+from strop.records.cost import Cost, Price
+from strop.records.energy import Energy, EnergyKind, Saving
 from strop.records.event import (
     BestChanged,
     Event,
@@ -18,13 +20,13 @@ from strop.records.event import (
 )
 from strop.records.evidence import (
     Evidence,
-    Interval,
     Latency,
     Memory,
     Quality,
     ScoreKind,
     Speedup,
 )
+from strop.records.interval import Interval
 from strop.records.machine import Goal, Machine, Target
 from strop.records.manifest import BatchLatency, Manifest
 from strop.records.recipe import Deployment, Recipe, Step
@@ -41,9 +43,12 @@ __all__ = [
     "Candidate",
     "Choice",
     "Claim",
+    "Cost",
     "DataSummary",
     "Deployment",
     "Dim",
+    "Energy",
+    "EnergyKind",
     "Event",
     "Evidence",
     "Goal",
@@ -54,12 +59,14 @@ __all__ = [
     "Memory",
     "NearMiss",
     "Placement",
+    "Price",
     "ProofFinished",
     "ProofOpened",
     "Quality",
     "Recipe",
     "Record",
     "Result",
+    "Saving",
     "ScoreKind",
     "SearchFinished",
     "SearchStarted",

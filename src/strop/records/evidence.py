@@ -7,17 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from strop.records._base import Record
+from strop.records.cost import Cost
+from strop.records.energy import Energy, Saving
+from strop.records.interval import Interval
 
 ScoreKind = Literal["binary", "agreement", "bounded", "set"]
-
-
-class Interval(Record):
-    """An estimate with its confidence interval (two-sided unless a field says otherwise)."""
-
-    estimate: float
-    low: float
-    high: float
-    confidence: float = 0.95
 
 
 class Quality(Record):
@@ -124,13 +118,24 @@ class Memory(Record):
 
 
 class Evidence(Record):
-    """Everything known of a trial, as far as it came."""
+    """Everything known of a trial, as far as it came.
+
+    Attributes
+    ----------
+    latency
+        Of a trial of the race one launch's, which orders candidates; of what is delivered many.
+    energy, savings, cost
+        None and empty in what earlier versions wrote; `cost` where a price was given.
+    """
 
     search_quality: Quality | None = None
     prove_quality: Quality | None = None
     latency: tuple[Latency, ...] = ()
     speedups: tuple[Speedup, ...] = ()
     memory: Memory | None = None
+    energy: Energy | None = None
+    savings: tuple[Saving, ...] = ()
+    cost: Cost | None = None
     operators_before: int | None = None
     operators_after: int | None = None
     notes: tuple[str, ...] = Field(default=())

@@ -7,8 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from strop.records._base import Record
+from strop.records.cost import Price
 
-Goal = Literal["latency", "throughput", "memory", "size"]
+Goal = Literal["latency", "throughput", "memory", "size", "energy", "cost"]
 
 
 class Machine(Record):
@@ -53,6 +54,11 @@ class Target(Record):
         Threads of one inference; None means one a granted core.
     max_memory_bytes, max_p99_seconds
         Hard constraints, None when not asked for.
+    price, rate, max_utilisation
+        A machine's price, the inferences a second that are required, and the share of its
+        throughput that a machine is given at most.
+    watts_per_core
+        What an estimate of energy counts for a busy logical CPU; None means by the processor.
     """
 
     machine: Machine
@@ -62,6 +68,10 @@ class Target(Record):
     threads: int | None = None
     max_memory_bytes: int | None = None
     max_p99_seconds: float | None = None
+    price: Price | None = None
+    rate: float | None = None
+    max_utilisation: float = 1.0
+    watts_per_core: float | None = None
 
     @property
     def thread_count(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -15,6 +15,7 @@ from strop.report.numbers import (
     Score,
     TimeUnit,
     bounds,
+    joules,
     ratio,
     ratio_bounds,
     significant,
@@ -63,6 +64,8 @@ def glance(result: Result, score: Score) -> Glance:
         _speed_row(candidates, whos),
         _quality_row(result, score, candidates, whos),
         *_memory_rows(evidences, whos),
+        *_energy_rows(evidences, whos),
+        *_cost_rows(evidences, whos),
     ]
     return Glance(columns, tuple(row for row in rows if row is not None))
 
@@ -222,6 +225,70 @@ def _memory_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Row
         ]
         rows.append(_plain(name, note, values, whos, size))
     return rows
+
+
+def _energy_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Row | None]:
+    """A row for each way in which energy was found: figures of two ways share no scale."""
+    known = [evidence.energy for evidence in evidences if evidence.energy is not None]
+    rows: list[Row | None] = []
+    for kind, source in dict.fromkeys((found.kind, found.source) for found in known):
+        values = [
+            found.joules
+            if found is not None and (found.kind, found.source) == (kind, source)
+            else None
+            for found in (evidence.energy for evidence in evidences)
+        ]
+        ends = [
+            end
+            for value in values
+            if value is not None
+            for end in (value.estimate, value.high)
+            if math.isfinite(end)
+        ]
+        cells = []
+        for value, who in zip(values, whos, strict=True):
+            if value is None:
+                cells.append(Cell(NONE))
+                continue
+            picture = figures.bar(value.estimate, max(ends), who, value)
+            between = ""
+            if math.isfinite(value.high):
+                between = f"{joules(value.low)} to {joules(value.high)}"
+            cells.append(Cell(joules(value.estimate), between, picture))
+        rows.append(Row("Energy an inference", kind, tuple(cells)))
+    return rows
+
+
+def _cost_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Row | None]:
+    costs = [evidence.cost for evidence in evidences]
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return []
+    price = known[0].price
+    full = [None if cost is None else cost.per_million for cost in costs]
+    rows = [_plain("Cost a million", f"at {price}, full use", full, whos, price.amount)]
+    if (rate := known[0].rate) is not None:
+        at_rate = [None if cost is None else cost.per_million_at_rate for cost in costs]
+        row = _plain(
+            f"Cost a million at {significant(rate)}/s",
+            "whole machines",
+            at_rate,
+            whos,
+            price.amount,
+        )
+        if row is not None:
+            cells = (
+                cell if cost is None else replace(cell, note=_machines(cost.machines))
+                for cell, cost in zip(row.cells, costs, strict=True)
+            )
+            rows.append(replace(row, cells=tuple(cells)))
+    return rows
+
+
+def _machines(count: int | None) -> str:
+    if count is None:
+        return ""
+    return f"{count:,} machine{'s' if count != 1 else ''}"
 
 
 def _plain(

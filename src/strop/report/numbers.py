@@ -79,6 +79,16 @@ def size(count: float | None) -> str:
     return NONE
 
 
+def joules(value: float | None) -> str:
+    """Joules with the prefix that suits them: ``12.3 mJ``."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
+        if value >= factor:
+            return f"{significant(value / factor)} {unit}"
+    return f"{significant(value * 1e9)} nJ"
+
+
 def duration(seconds: float | None) -> str:
     """Wall time: ``2 min 05 s``."""
     if seconds is None or not math.isfinite(seconds):

@@ -101,6 +101,7 @@ def _context(given: Sources) -> dict[str, Any]:
         "lede": wording.lede(result, score),
         "near_miss": wording.near_miss(result, score),
         "glance": glance.glance(result, score),
+        "spending": wording.spending(result),
         "grounds": wording.grounds(result),
         "facts": wording.facts(result, score),
         "claim_picture": _claim_picture(result, score),

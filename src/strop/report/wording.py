@@ -7,7 +7,7 @@ import math
 from markupsafe import Markup
 
 from strop.proof import ledger_alpha
-from strop.records import Candidate, Claim, Result, Speedup
+from strop.records import Candidate, Claim, Interval, Result, Speedup
 from strop.report.numbers import Score, TimeUnit, percent, ratio, ratio_bounds, significant, size
 
 _WIDE = 1.25  # an interval whose ends differ by more: its middle would promise too much
@@ -145,6 +145,33 @@ def grounds(result: Result) -> list[str]:
     return said
 
 
+def spending(result: Result) -> list[str]:
+    """How energy and cost were found; empty in results of versions that did not."""
+    three = (result.original, result.equivalent, result.delivered)
+    said = []
+    for found in (one.evidence.energy for one in three):
+        if found is None:
+            continue
+        idle = ""
+        if found.idle_watts is not None:
+            idle = f" Idle, the counters showed {significant(found.idle_watts)} W."
+        said.append(f"Energy is {found.kind}: {found.formula}; {found.source}.{idle}")
+    saved = next(
+        (one for one in result.delivered.evidence.savings if one.against == "original"), None
+    )
+    if saved is not None:
+        ends = ratio_bounds(saved.ratio)
+        interval = f" ({percent(saved.ratio.confidence)} interval {ends})" if ends else ""
+        said.append(
+            f"The original’s inference takes {ratio(saved.ratio.estimate)} the energy of the"
+            f" delivered one’s{interval}, {saved.kind}, in paired launches."
+        )
+    cost = result.delivered.evidence.cost
+    if cost is not None:
+        said.append(f"Cost at {cost.price} a machine: {cost.bound}.")
+    return list(dict.fromkeys(said))
+
+
 def answers(lost: int, won: int, n: int, score: Score) -> str:
     """What changed on the proof set, counted."""
     if score.kind == "agreement":
@@ -167,25 +194,37 @@ def _gain(result: Result) -> str:
             times = significant(was / now, 2)
             return f"{times}× smaller" if goal == "size" else f"{times}× less memory"
         return ""
+    if goal == "energy":
+        return _saving(after)
     found = _against(after, "original") or _against(after, "equivalent")
     if found is None or not math.isfinite(found.ratio.estimate):
         return ""
-    text = _faster(found)
+    text = _times_better(found.ratio, "cheaper" if goal == "cost" else "faster")
     if text and found.against == "equivalent" and not _same(result.original, result.equivalent):
         text += " than the fastest equivalent"
     return text
 
 
-def _faster(found: Speedup) -> str:
+def _saving(after: Candidate) -> str:
+    """How much less energy it takes, and how that is known."""
+    savings = {saving.against: saving for saving in after.evidence.savings}
+    found = savings.get("original") or savings.get("equivalent")
+    if found is None:
+        return ""
+    text = _times_better(found.ratio, f"less energy ({found.kind})")
+    return f"{text} than the fastest equivalent" if text and "original" not in savings else text
+
+
+def _times_better(found: Interval, how: str) -> str:
     """``2.9× faster``; where the interval is wide, only what it makes sure of."""
-    low, high = found.ratio.low, found.ratio.high
+    low, high = found.low, found.high
     if not (low > 0 and high < _WIDE * low):  # also where an end is unknown
         if not low > 1:
             return ""
-        return f"At least {math.floor(low * 10) / 10 if low < 10 else math.floor(low):g}× faster"
-    if found.ratio.estimate <= 1:
+        return f"At least {math.floor(low * 10) / 10 if low < 10 else math.floor(low):g}× {how}"
+    if found.estimate <= 1:
         return ""
-    return f"{significant(found.ratio.estimate, 2)}× faster"
+    return f"{significant(found.estimate, 2)}× {how}"
 
 
 def _speed_sentence(result: Result) -> str:
@@ -276,4 +315,11 @@ def asked(result: Result) -> list[tuple[str, str]]:
     if target.max_p99_seconds is not None:
         limit = TimeUnit.fitting([target.max_p99_seconds])(target.max_p99_seconds)
         found.append(("99% of calls within", limit))
+    if target.price is not None:
+        found.append(("Price of a machine", str(target.price)))
+    if target.rate is not None:
+        found.append(("Inferences required", f"{significant(target.rate)}/s"))
+        found.append(("Use of a machine at most", percent(target.max_utilisation)))
+    if target.watts_per_core is not None:
+        found.append(("Watts a busy logical CPU", significant(target.watts_per_core)))
     return found

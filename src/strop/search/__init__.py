@@ -1,8 +1,10 @@
 """The search: space, strategies, race, proof and delivery."""
 
+from strop.amounts import parse_bytes, parse_seconds
+from strop.search.money import parse_price, parse_rate, parse_share, parse_watts
 from strop.search.optimize import Outcome, optimize
 from strop.search.request import Request
-from strop.search.task import Task, Tolerance, parse_bytes, parse_seconds, parse_tolerance
+from strop.search.task import Task, Tolerance, parse_tolerance
 
 __all__ = [
     "Outcome",
@@ -11,6 +13,10 @@ __all__ = [
     "Tolerance",
     "optimize",
     "parse_bytes",
+    "parse_price",
+    "parse_rate",
     "parse_seconds",
+    "parse_share",
     "parse_tolerance",
+    "parse_watts",
 ]

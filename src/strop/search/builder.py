@@ -119,6 +119,9 @@ def _apply(
     workspace: Workspace, model: Model, step: Step, seed: int, timeout: float | None
 ) -> Model:
     technique = techniques.get(step.technique)
+    if "prove" in technique.roles:
+        # Whatever a plug-in learns there could be proven there no more.
+        raise StropError(f"{technique.name} asks for the proof set: no technique may see it")
     roles = {role: workspace.roles[role] for role in technique.roles}
     key = {
         "kind": "model",

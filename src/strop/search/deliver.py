@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from strop.errors import StropError
-from strop.measure import Conditions, PairTiming, curve, pair, peak, speedup, summarise
+from strop.measure import (
+    Conditions,
+    PairTiming,
+    idle_watts,
+    kind_of,
+    meter,
+    pair,
+    speedup,
+)
 from strop.records import (
     BatchLatency,
     Claim,
     Evidence,
-    Latency,
+    Interval,
     NearMiss,
-    Speedup,
     StageEntered,
     Trial,
     Warned,
 )
 from strop.search.builder import Built, build
 from strop.search.evaluator import Evaluator
+from strop.search.finals import Final, latency_curve, measure
 from strop.search.ledger import Ledger
-from strop.search.objective import cost, speed, sureness
+from strop.search.objective import SLOWEST, at_once, cost, speed, sureness
+from strop.search.playoff import Contender, playoff
 from strop.search.prove import Proof, equivalence, plan, prove_in_order
 from strop.search.race import Race, timing_inputs
+from strop.search.spending import saved_against
 from strop.search.workspace import Workspace, reason_of
 
 _LAUNCHES, _QUADS = 10, 4
 _LEAST_SECONDS, _LEAST_SHARE = 15.0, 0.05
+# A duel between two of the proven only orders them; with less time than this it says nothing.
+_DUEL_LAUNCHES, _DUEL_SHARE, _DUEL_LEAST = 5, 0.12, 4.0
 _CURVE = (1, 2, 4, 8, 16, 32)
-
-
-@dataclass
-class Final:
-    """One of the three that the report compares: original, equivalent, delivered."""
-
-    trial: Trial
-    built: Built
-    evidence: Evidence
 
 
 @dataclass
@@ -94,16 +97,18 @@ def deliver(
         pairs = [(trial, build(workspace, trial.recipe)) for trial in chain]
         proofs = prove_in_order(workspace, evaluator, pairs, race.drops, ledger)
     proven = [proof for proof in proofs if proof.claim is not None]
-    chosen = min(proven, key=lambda proof: cost(proof.trial, goal), default=None)
+    builds = {trial.number: item for trial, item in pairs}
+    chosen = _choose(workspace, proven, builds)
     timings: dict[str, PairTiming] = {}
-    reason = "no candidate outside exact arithmetic was faster on the search examples"
+    better = {"energy": "took less energy", "cost": "was cheaper"}.get(goal, "was faster")
+    reason = f"no candidate outside exact arithmetic {better} on the search examples"
     if chosen is None and proofs:
         reason = f"{proofs[0].trial.recipe} {proofs[0].reason}"
     elif too_few:
         reason = "too few examples to prove anything but equivalence"
     won: Final | None = None
     if chosen is not None:
-        built = next(item for trial, item in pairs if trial.number == chosen.trial.number)
+        built = builds[chosen.trial.number]
         won = Final(chosen.trial, built, _evidence(chosen))
         timed = _pair(
             workspace, equal_built, built, share=0.5, label="the chosen against the equivalent"
@@ -124,8 +129,8 @@ def deliver(
         timed = _pair(
             workspace, original, equal_built, share=0.7, label="the equivalent against the original"
         )
-        if (_low(timed) or 0.0) < 1.0 and goal in ("latency", "throughput"):
-            # Not surely faster: what was given is what goes back.
+        if goal not in ("memory", "size") and not _surely_better(workspace, timed):
+            # What was given is what goes back.
             finals["equivalent"] = finals["original"]
             same = True
         else:
@@ -148,7 +153,7 @@ def deliver(
         reason = ""
     claim = chosen.claim if won is not None and chosen is not None else equal_proof.claim
     workspace.emit(StageEntered(stage="timing", detail="memory and the latency curve"))
-    _measure(workspace, finals, delivered, timings)
+    measure(workspace, finals, delivered, timings, _idle(workspace))
     return Delivery(
         improved=improved,
         reason=reason,
@@ -159,7 +164,7 @@ def deliver(
         proofs=[*proofs, equal_proof],
         near_miss=None if won is not None else _near_miss(workspace, race, equal_trial, proofs),
         timings=timings,
-        curve=_curve(workspace, delivered),
+        curve=latency_curve(workspace, delivered, _CURVE),
     )
 
 
@@ -186,7 +191,47 @@ def _fastest_equivalent(
         return first, original, equivalence(workspace, evaluator, first, original)
 
 
-def _pair(workspace: Workspace, a: Built, b: Built, *, share: float, label: str) -> PairTiming:
+def _choose(
+    workspace: Workspace, proven: Sequence[Proof], builds: Mapping[int, Built]
+) -> Proof | None:
+    """The best of the proven at the goal, after a round of duels where the goal is timed."""
+    goal = workspace.task.goal
+    if len(proven) < 2 or goal in ("memory", "size"):
+        return min(proven, key=lambda proof: cost(proof.trial, goal), default=None)
+
+    def duel(champion: Proof, challenger: Proof) -> Interval | None:
+        if workspace.clock.left < _DUEL_LEAST / _DUEL_SHARE:
+            return None
+        numbers = champion.trial.number, challenger.trial.number
+        timed = _pair(
+            workspace,
+            builds[numbers[0]],
+            builds[numbers[1]],
+            share=_DUEL_SHARE,
+            least=_DUEL_LEAST,
+            launches=_DUEL_LAUNCHES,
+            label="#{} against #{}, both proven".format(*numbers),
+        )
+        return _gain(workspace, timed)
+
+    contenders = [
+        Contender(proof, 1 / cost(proof.trial, goal), memory.file if memory else None)
+        for proof in proven
+        for memory in [proof.trial.evidence.memory]
+    ]
+    return playoff(contenders, duel).of
+
+
+def _pair(
+    workspace: Workspace,
+    a: Built,
+    b: Built,
+    *,
+    share: float,
+    label: str,
+    least: float | None = None,
+    launches: int = _LAUNCHES,
+) -> PairTiming:
     """Fresh launches of both within a share of the time left."""
     workspace.emit(StageEntered(stage="timing", detail=label))
     inputs = timing_inputs(workspace, workspace.task.batch)
@@ -195,23 +240,24 @@ def _pair(workspace: Workspace, a: Built, b: Built, *, share: float, label: str)
         for item in (a, b)
     )
     clock = workspace.clock
-    # Fewer than a handful of launches can show nothing: better late than a found answer lost.
-    least = max(5.0, min(_LEAST_SECONDS, clock.budget / 8), _LEAST_SHARE * clock.budget)
+    if least is None:
+        # Fewer than a handful of launches can show nothing: better late than a found answer lost.
+        least = max(5.0, min(_LEAST_SECONDS, clock.budget / 8), _LEAST_SHARE * clock.budget)
     seconds = max(clock.left * share, least)
     with clock.phase("time"):
         return pair(
             a.spec,
             b.spec,
             inputs,
-            launches=_LAUNCHES,
+            launches=launches,
             quads=_QUADS,
-            warmup_seconds=min(3.0, seconds / (4 * _LAUNCHES)),
+            warmup_seconds=min(3.0, seconds / (4 * launches)),
             payloads=(payloads[0], payloads[1]),
             emit=workspace.say,
             conditions=Conditions(
                 cpus=workspace.target.machine.cpus,
                 deadline=time.monotonic() + seconds,
-                concurrent=workspace.task.goal == "throughput",
+                concurrent=at_once(workspace.task.goal),
             ),
         )
 
@@ -221,6 +267,25 @@ def _low(timing: PairTiming) -> float | None:
     return speedup(timing, "").ratio.low if timing.launches else None
 
 
+def _gain(workspace: Workspace, timing: PairTiming) -> Interval | None:
+    """How many times better b is at what the goal wants; None where that was not told."""
+    if not timing.launches:
+        return None
+    if workspace.task.goal != "energy":
+        return speedup(timing, "").ratio
+    kind = kind_of(timing.a_used, timing.b_used)
+    saved = saved_against(workspace.target, timing.a_used, timing.b_used, "", kind)
+    return None if saved is None else saved.ratio
+
+
+def _surely_better(workspace: Workspace, timing: PairTiming) -> bool:
+    """Whether b is better than a at the goal beyond doubt, and no slower than a goal allows."""
+    gain, low = _gain(workspace, timing), _low(timing)
+    if gain is None or low is None or gain.low < 1.0:
+        return False
+    return workspace.task.goal != "energy" or low >= SLOWEST
+
+
 def _not_better(workspace: Workspace, timing: PairTiming, won: Final, equal: Trial) -> str:
     """Why the chosen one may not be delivered as an improvement; empty when it may."""
     goal = workspace.task.goal
@@ -228,99 +293,33 @@ def _not_better(workspace: Workspace, timing: PairTiming, won: Final, equal: Tri
     name = str(won.trial.recipe)
     if low is None:
         return f"the budget ended before {name} could be timed again"
-    if goal in ("latency", "throughput"):
-        if low <= 1.0:
-            ratio = speedup(timing, "").ratio
+    if goal in ("memory", "size"):
+        if cost(won.trial, goal) >= cost(equal, goal):
+            return f"{name} does not take less {goal} than the fastest equivalent"
+    else:
+        gain = _gain(workspace, timing)
+        if gain is None:
+            return f"the energy of {name} could not be told"
+        if gain.low <= 1.0:
+            surely = "taking less energy" if goal == "energy" else "faster"
             return (
-                f"{name} is not surely faster than the fastest equivalent: "
-                f"{ratio.estimate:.2f}× [{ratio.low:.2f}, {ratio.high:.2f}]"
+                f"{name} is not surely {surely} than the fastest equivalent: "
+                f"{gain.estimate:.2f}× [{gain.low:.2f}, {gain.high:.2f}]"
             )
         limit = workspace.target.max_p99_seconds
         if limit is not None:
             seconds = float(np.quantile(np.concatenate(timing.b_seconds), 0.99))
             if seconds > limit:
                 return f"{name} has a p99 of {seconds * 1e3:.2f} ms: over --max-p99"
-        return ""
-    if cost(won.trial, goal) >= cost(equal, goal):
-        return f"{name} does not take less {goal} than the fastest equivalent"
-    if low < 0.95:
+    if goal in ("memory", "size", "energy") and low < SLOWEST:
         return f"{name} takes less {goal} but may be slower: {low:.2f}× at worst"
     return ""
 
 
-def _measure(
-    workspace: Workspace,
-    finals: Mapping[str, Final],
-    delivered: Final,
-    timings: Mapping[str, PairTiming],
-) -> None:
-    """Fill in latency, speed-ups and memory of the original, the equivalent, the delivered."""
-    batch = workspace.task.batch
-    inputs = timing_inputs(workspace, batch)
-    everyone = {**finals, "delivered": delivered}
-    for final in {id(final): final for final in everyone.values()}.values():
-        names = [name for name, other in everyone.items() if other is final]
-        calls: list[np.ndarray] = []
-        rate: float | None = None
-        speedups: list[Speedup] = []
-        for label, timing in timings.items():
-            left, right = label.split("/")
-            if not timing.launches:
-                continue
-            if (right if right in names else left) not in names:
-                continue
-            if not calls:
-                side = right in names
-                calls = list(timing.b_seconds if side else timing.a_seconds)
-                rate = timing.rates[side] if timing.concurrent else None
-            new = left != right and all(found.against != left for found in speedups)
-            if right in names and new:
-                speedups.append(speedup(timing, left))
-        latency: tuple[Latency, ...] = ()
-        if calls:
-            placement = final.built.spec.placement
-            found = summarise(
-                calls,
-                batch=batch,
-                threads=placement.threads,
-                streams=placement.streams,
-                rate=rate,
-            )
-            latency = (found,)
-        memory = final.evidence.memory or final.trial.evidence.memory
-        payload = workspace.payload_for(final.built.spec)
-        try:
-            with workspace.clock.phase("time"):
-                resident = peak(
-                    final.built.spec, inputs, None if payload is None else payload.tobytes()
-                )
-        except StropError as error:
-            workspace.emit(Warned(message=f"memory was not measured: {reason_of(error)}"))
-        else:
-            memory = memory.model_copy(update={"peak": resident}) if memory else None
-        final.evidence = final.evidence.model_copy(
-            update={"latency": latency, "speedups": tuple(speedups), "memory": memory}
-        )
-
-
-def _curve(workspace: Workspace, delivered: Final) -> tuple[BatchLatency, ...]:
-    """Latency a batch size: what a server's batcher starts from."""
-    if not workspace.model.signature.batch_is_dynamic:
-        return ()
-    inputs = {batch: timing_inputs(workspace, batch) for batch in _CURVE}
-    payload = workspace.payload_for(delivered.built.spec)
-    try:
-        with workspace.clock.phase("time"):
-            return curve(
-                delivered.built.spec,
-                inputs,
-                seconds=0.3,
-                payload=None if payload is None else payload.tobytes(),
-                conditions=Conditions(deadline=time.monotonic() + max(workspace.clock.left, 5.0)),
-            )
-    except StropError as error:
-        workspace.emit(Warned(message=f"the latency curve was not measured: {reason_of(error)}"))
-        return ()
+def _idle(workspace: Workspace) -> float | None:
+    """Watts of the idle machine by its energy counters; None where it has none."""
+    found = meter(workspace.target.device)
+    return None if found is None else idle_watts(found)
 
 
 def _near_miss(

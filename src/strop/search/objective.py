@@ -9,6 +9,8 @@ from strop.records import Goal, Trial
 
 _STAKE = math.log(2 / 0.05)
 """What a bet must win to prove at α/2, the share of the error that a first run has, for α = 5%."""
+SLOWEST = 0.95
+"""What takes less memory or energy may have this share of the equivalent's speed, at worst."""
 
 
 def speed(trial: Trial) -> float | None:
@@ -19,11 +21,28 @@ def speed(trial: Trial) -> float | None:
     return None
 
 
-def cost(trial: Trial, goal: Goal) -> float:
-    """What the goal wants small: relative time a call, peak bytes, or bytes on disk.
+def saved(trial: Trial) -> float | None:
+    """How many times less energy than the anchor's an inference takes, by the race's rounds."""
+    for found in trial.evidence.savings:
+        if found.against == "anchor":
+            return found.ratio.estimate
+    return None
 
-    For throughput the race has timed calls that run at once, so that the time a call is the
-    reciprocal of the rate.
+
+def at_once(goal: Goal) -> bool:
+    """Whether calls are timed while as many run at once as a session has streams.
+
+    Inferences cost what the machine costs in the meantime: the cheapest are those of which it
+    computes most.
+    """
+    return goal in ("throughput", "cost")
+
+
+def cost(trial: Trial, goal: Goal) -> float:
+    """What the goal wants small: relative time or energy a call, peak bytes, or bytes on disk.
+
+    For throughput and cost the race has timed calls that run at once, so that the time a call is
+    the reciprocal of the rate; what a machine costs is the same for all and changes no order.
     """
     memory = trial.evidence.memory
     if goal == "size":
@@ -31,6 +50,9 @@ def cost(trial: Trial, goal: Goal) -> float:
     if goal == "memory":
         return float(memory.peak) if memory and memory.peak else math.inf
     ratio = speed(trial)
+    if goal == "energy" and ratio:
+        # What is too slow to be delivered must not stand before what could be.
+        ratio = saved(trial) if ratio >= SLOWEST else None
     return 1 / ratio if ratio else math.inf
 
 

@@ -41,6 +41,7 @@ from strop.search.purse import SHARES
 from strop.search.race import Race
 from strop.search.request import Request, text_of
 from strop.search.space import joint_space, original_recipe
+from strop.search.spending import caution
 from strop.search.task import Task
 from strop.search.workspace import Clock, Workspace
 from strop.workers import Pool
@@ -145,6 +146,10 @@ def optimize(
         threads=request.threads,
         max_memory_bytes=request.max_memory_bytes,
         max_p99_seconds=request.max_p99_seconds,
+        price=request.machine_price,
+        rate=request.required_rate,
+        max_utilisation=request.utilisation,
+        watts_per_core=request.watts,
     )
     with contextlib.ExitStack() as stack:
         scratch = Path(tempfile.mkdtemp(prefix="strop-"))
@@ -212,6 +217,10 @@ def _take_in(
         techniques=None if request.techniques is None else tuple(request.techniques),
         strategy=request.strategy,
         seed=request.seed,
+        price=target.price,
+        rate=target.rate,
+        max_utilisation=target.max_utilisation,
+        watts_per_core=target.watts_per_core,
     )
     return Workspace(
         task=task,
@@ -238,8 +247,10 @@ def _history(previous: Sequence[Event], task: Task) -> list[Trial]:
     """Trials of the interrupted run, provided that it was the same task."""
     trials: dict[int, Trial] = {}
     for event in previous:
-        if isinstance(event, SearchStarted) and event.task != task.to_dict():
-            changed = [key for key, value in task.to_dict().items() if event.task.get(key) != value]
+        # Read first, so that what an earlier version did not write has its default.
+        if isinstance(event, SearchStarted) and Task.from_dict(event.task) != task:
+            then = Task.from_dict(event.task).to_dict()
+            changed = [key for key, value in task.to_dict().items() if then[key] != value]
             raise InputError(
                 f"the interrupted search was another one: {', '.join(changed)} differ",
                 hint="leave --resume away, or give what was given then",
@@ -287,7 +298,7 @@ def _search(
             )
         )
     early, workspace.warnings = workspace.warnings, []
-    for line in [*early, *cut]:
+    for line in [*early, *caution(workspace.target), *cut]:
         workspace.emit(Warned(message=line))
     workspace.emit(StageEntered(stage="reference", detail="running the original"))
     reference = evaluator.score_original("search")
@@ -366,6 +377,8 @@ def _seconds_per_example(workspace: Workspace, original: SessionSpec) -> float:
 
 def _row(trial: Trial) -> dict[str, Any]:
     found, memory = trial.evidence.search_quality, trial.evidence.memory
+    latency = trial.evidence.latency[0] if trial.evidence.latency else None
+    energy, cost = trial.evidence.energy, trial.evidence.cost
     return {
         "number": trial.number,
         "recipe": str(trial.recipe),
@@ -375,7 +388,13 @@ def _row(trial: Trial) -> dict[str, Any]:
         "equivalent": trial.equivalent,
         "drop": found.drop.estimate if found else None,
         "speed": speed(trial),
+        "p50_seconds": latency.p50.estimate if latency else None,
+        "p99_seconds": latency.p99.estimate if latency else None,
+        "throughput": latency.throughput if latency else None,
         "peak_bytes": memory.peak if memory else None,
         "file_bytes": memory.file if memory else None,
+        "joules": energy.joules.estimate if energy else None,
+        "energy": energy.kind if energy else None,
+        "cost_per_million": cost.per_million if cost else None,
         "seconds": sum(trial.seconds.values()),
     }

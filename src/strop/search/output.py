@@ -17,7 +17,8 @@ from strop import bundle
 from strop.errors import InputError
 from strop.measure import PairTiming
 from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial
-from strop.search.deliver import Delivery, Final
+from strop.search.deliver import Delivery
+from strop.search.finals import Final
 from strop.search.journal import read_journal
 from strop.search.objective import pareto
 from strop.search.prove import Proof
@@ -251,6 +252,8 @@ def _raw(timing: PairTiming) -> dict[str, Any]:
         "quads": [quads.tolist() for quads in timing.quads],
         "a_seconds": [seconds.tolist() for seconds in timing.a_seconds],
         "b_seconds": [seconds.tolist() for seconds in timing.b_seconds],
+        "a_used": [used.to_dict() for used in timing.a_used],
+        "b_used": [used.to_dict() for used in timing.b_used],
     }
 
 

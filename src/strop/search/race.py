@@ -29,9 +29,10 @@ from strop.records import (
 )
 from strop.search.builder import Built, StepFailed, build, operator_counts, trains
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
-from strop.search.objective import cost, may_hold, pareto, speed
+from strop.search.objective import at_once, cost, may_hold, pareto, speed
 from strop.search.purse import SHARES, Purse, untrained
 from strop.search.space import JointSpace
+from strop.search.spending import screened
 from strop.search.strategies import Strategy
 from strop.search.workspace import Workspace, reason_of
 from strop.workers import ChildError
@@ -90,6 +91,9 @@ class Race:
         self._anchored: set[int] = set()
         self._best = 1.0
         self._stale = 0
+        self._energy_kind = next(
+            (trial.evidence.energy.kind for trial in history if trial.evidence.energy), None
+        )
         self._purse = Purse(workspace.share * SHARES)
         for trial in history:
             self._purse.note(trial, workspace.tolerance)
@@ -98,7 +102,7 @@ class Race:
         """Race until the space, the patience or the race's share of the budget is used up."""
         workspace = self._workspace
         inputs = timing_inputs(workspace, workspace.task.batch)
-        conditions = Conditions(concurrent=workspace.task.goal == "throughput")
+        conditions = Conditions(concurrent=at_once(workspace.task.goal))
         with Arena(inputs, seed=workspace.task.seed, conditions=conditions) as self._arena:
             self._try_original()
             while workspace.clock.race_left > 0 and self._stale < _PATIENCE:
@@ -268,14 +272,26 @@ class Race:
                 if ratio is not None and ratio.high > self._best:
                     ratio = self._rounds(name, _MORE_ROUNDS)
                 memory = memory.model_copy(update={"peak": arena.memory_of(name)})
-            timing = arena.timings()[name]
+            timings = arena.timings()
+            timing = timings[name]
             arena.drop(name)
         failure: ChildError | None = error or timing.error
         if failure is not None or ratio is None:
             why = reason_of(failure) if failure else "the budget ended before it was timed"
             return trial.model_copy(update={"status": "failed", "stage": "time", "reason": why})
+        spending = screened(
+            workspace.target,
+            built.spec,
+            timing,
+            timings["anchor"],
+            kind=self._energy_kind,
+            concurrent=at_once(workspace.task.goal),
+        )
+        if self._energy_kind is None and spending["energy"] is not None:
+            self._energy_kind = spending["energy"].kind
         evidence = trial.evidence.model_copy(
             update={
+                **spending,
                 "memory": memory,
                 "speedups": (
                     Speedup(against="anchor", batch=workspace.task.batch, ratio=ratio, launches=1),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from strop.amounts import parse_seconds
 from strop.errors import InputError
-from strop.records import Goal
-from strop.search.task import Tolerance, parse_seconds, parse_tolerance
+from strop.records import Goal, Price
+from strop.search.money import parse_price, parse_rate, parse_share, parse_watts
+from strop.search.task import Tolerance, parse_tolerance
 
 TRAIN_SHARE = 0.55
 """Share of the budget for training where none is named."""
@@ -47,6 +49,13 @@ class Request:
         Array names by input name.
     engines, techniques
         Names to search over; None means all that apply.
+    price, rate
+        A machine's price (``"0.18/h"``), and the inferences a second that are required
+        (``"200/s"``): what was found is also told in money.
+    max_utilisation
+        The share of its throughput that a machine is given at most, at `rate`.
+    watts_per_core
+        Watts of one busy logical CPU, for estimates of energy; None means by the processor.
     """
 
     model: Any
@@ -76,6 +85,26 @@ class Request:
     strategy: str = "evidence"
     resume: bool = False
     trust: bool = False
+    price: str | None = None
+    rate: str | None = None
+    max_utilisation: str | float = 1.0
+    watts_per_core: str | float | None = None
+
+    @property
+    def machine_price(self) -> Price | None:
+        return None if self.price is None else parse_price(self.price)
+
+    @property
+    def required_rate(self) -> float | None:
+        return None if self.rate is None else parse_rate(self.rate)
+
+    @property
+    def utilisation(self) -> float:
+        return parse_share(self.max_utilisation)
+
+    @property
+    def watts(self) -> float | None:
+        return None if self.watts_per_core is None else parse_watts(self.watts_per_core)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -121,9 +150,25 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it must be at least 1")
-        goals = ("latency", "throughput", "memory", "size")
+        goals = get_args(Goal)
         if self.goal not in goals:
             raise InputError(f"there is no goal '{self.goal}'", hint=f"known: {', '.join(goals)}")
+        self._check_money()
+
+    def _check_money(self) -> None:
+        # Each of them is read, whether the others are given or not.
+        price, rate, share, _ = (
+            self.machine_price,
+            self.required_rate,
+            self.utilisation,
+            self.watts,
+        )
+        if price is None and self.goal == "cost":
+            raise InputError("the goal cost needs a price", hint="add --price 0.18/h")
+        if price is None and rate is not None:
+            raise InputError("there is a rate but no price", hint="add --price 0.18/h")
+        if rate is None and share != 1:
+            raise InputError("there is a utilisation but no rate", hint="add --rate 200/s")
 
 
 def text_of(given: Any) -> str:

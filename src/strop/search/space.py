@@ -97,21 +97,26 @@ def joint_space(
             rejected.append((name, verdict.reason))
     usable_techniques: list[Technique] = []
     for name in techniques.names():
-        if only_techniques is not None and name not in only_techniques:
-            continue
+        named = only_techniques is None or name in only_techniques
         try:
             technique = techniques.get(name)
         except StropError as error:
-            rejected.append((name, str(error)))
+            if named:
+                rejected.append((name, str(error)))
+            continue
+        # What only prepares comes along unnamed: a technique that was named may need it.
+        if not named and not technique.prepares:
             continue
         missing = [role for role in technique.roles if role not in roles]
+        if missing and not named:
+            continue
         if missing:
             rejected.append((name, f"needs examples for {', '.join(missing)}"))
             continue
         verdict = technique.applies(model, target)
         if verdict:
             usable_techniques.append(technique)
-        else:
+        elif named:
             rejected.append((name, verdict.reason))
 
     # Asked once: some techniques read the whole graph to answer.
@@ -157,11 +162,11 @@ def joint_space(
 def placements(engine: Engine, target: Target) -> list[tuple[int | None, int]]:
     """Threads of a call, and calls at once: one call that has all threads first.
 
-    Only a throughput goal asks for more calls than one. The cores are then dealt out: two calls,
+    Only throughput and cost ask for more calls than one. The cores are then dealt out: two calls,
     one a core, and one a pair of cores, unless the user has said how many threads a call has.
     """
     alone = (target.threads, 1)
-    if target.goal != "throughput" or not engine.streams:
+    if target.goal not in ("throughput", "cost") or not engine.streams:
         return [alone]
     cores = target.machine.cores
     if target.threads is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from strop.errors import InputError
-from strop.records import Goal
+from strop.records import Goal, Price
 from strop.records._base import Record
 
 
@@ -55,48 +55,6 @@ def parse_tolerance(text: str | float) -> Tolerance:
     return Tolerance(value=value, relative=bool(found and found[3]))
 
 
-def parse_seconds(text: str | float) -> float:
-    """Seconds from ``"10m"``, ``"90s"``, ``"1h30m"``, ``"20ms"`` or a plain number.
-
-    Examples
-    --------
-    >>> parse_seconds("1h30m"), parse_seconds("20ms"), parse_seconds(5)
-    (5400.0, 0.02, 5.0)
-    """
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    plain = str(text).strip()
-    parts = re.findall(r"([0-9.]+)(ms|h|m|s)", plain)
-    if parts and "".join(number + unit for number, unit in parts) == plain:
-        total = sum(float(number) * units[unit] for number, unit in parts)
-    else:
-        try:
-            total = float(plain)
-        except ValueError:
-            total = -1.0
-    if not 0 < total < float("inf"):
-        raise InputError(
-            f"'{text}' is not a span of time", hint="write it as 90s, 10m, 1h30m or 20ms"
-        )
-    return total
-
-
-def parse_bytes(text: str | int) -> int:
-    """Bytes from ``"200MB"``, ``"1.5GiB"`` or a plain number.
-
-    Examples
-    --------
-    >>> parse_bytes("200MB"), parse_bytes("1KiB"), parse_bytes(7)
-    (200000000, 1024, 7)
-    """
-    units = {"": 1, "B": 1}
-    for power, letter in enumerate("KMGT", start=1):
-        units |= {f"{letter}B": 1000**power, f"{letter}iB": 1024**power, letter: 1000**power}
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?i?B?)\s*", str(text))
-    if not found or found[2] not in units or not float(found[1]) > 0:
-        raise InputError(f"'{text}' is not a size", hint="write it as 200MB or 1.5GiB")
-    return int(float(found[1]) * units[found[2]])
-
-
 class Task(Record):
     """One search, as it was asked for.
 
@@ -125,3 +83,7 @@ class Task(Record):
     techniques: tuple[str, ...] | None
     strategy: str
     seed: int
+    price: Price | None = None
+    rate: float | None = None
+    max_utilisation: float = 1.0
+    watts_per_core: float | None = None
