@@ -1,10 +1,15 @@
-"""Every test has a cache and a ledger of its own."""
+"""Every test has a cache and a ledger of its own, and no engine sends usage reports."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from strop.engines import quiet_telemetry
+
+# Before any test module imports openvino itself: its reports fork this process for each call.
+quiet_telemetry()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,11 @@ def _needs_loadgen() -> None:
     pytest.importorskip("mlperf_loadgen")
 
 
+@pytest.fixture(autouse=True)
+def _short_paces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("strop.benching.benching._PACE_SECONDS", 0.1)
+
+
 def test_scenarios_from_the_command_line(bundle: Path) -> None:
     _needs_loadgen()
     line = ["bench", str(bundle), "--scenario", "single-stream", "--scenario", "MultiStream"]

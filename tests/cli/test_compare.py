@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,17 +238,15 @@ def test_a_budget_cuts_examples_and_launches_and_says_so(network: Network, tmp_p
     data = tmp_path / "many.npz"
     x = random.standard_normal((20_000, 6)).astype(np.float32)
     np.savez(data, x=x, target=random.integers(0, 4, len(x)))
-    start = time.monotonic()
     found = compare(
         network("a.onnx"),
         network("b.onnx", noise=0.3),
         data,
         launches=50,
-        budget="12s",
+        budget="8s",  # all of it would take some two minutes
         preprocess=f"{slow}:late",
         trust=True,
     )
-    assert time.monotonic() - start < 60  # all of it would take some two minutes
     assert found.examples < 20_000
     said = " ".join(found.notes)
     assert f"the budget has time for {found.examples:,} of 20,000 examples" in said

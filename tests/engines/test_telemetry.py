@@ -29,7 +29,7 @@ assert threading.active_count() == 1, threading.enumerate()
 
 def run(code: str, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
 

@@ -42,35 +42,36 @@ ATONCE = Conditions(loader="fakes:load", concurrent=True)
 def test_a_pair_compares_rates_where_calls_run_at_once(fake, inputs) -> None:
     """One stream against four: each call takes as long, and four end in its time."""
     timing = pair(
-        fake(sleep=0.01),
-        fake(streams=4, sleep=0.01),
+        fake(sleep=0.03),
+        fake(streams=4, sleep=0.03),
         inputs,
-        launches=3,
-        quads=2,
-        seconds_per_block=0.03,
+        launches=2,
+        quads=1,
+        seconds_per_block=0.08,
         warmup_seconds=0.02,
         conditions=ATONCE,
     )
     assert timing.concurrent
     found = speedup(timing, "one stream").ratio
-    assert 2.5 < found.estimate < 5
+    assert found.estimate > 1.5  # four, less what a busy machine takes; one if they took turns
     slow, fast = timing.rates
-    assert slow < 4 / 0.01  # four examples a call of 10 ms
-    assert fast / slow == pytest.approx(found.estimate, rel=0.3)
+    assert slow < 4 / 0.03  # four examples a call of 30 ms
+    assert fast <= 4 * 4 / 0.03
+    assert fast > slow
     for seconds in timing.b_seconds:  # the latency of a call is its own, not its share of the rate
-        assert seconds.min() >= 0.01
+        assert seconds.min() >= 0.03
     latency = summarise(timing.b_seconds, batch=4, threads=1, streams=4, rate=fast)
     assert (latency.streams, latency.throughput) == (4, fast)
-    assert latency.p50.estimate >= 0.01
+    assert latency.p50.estimate >= 0.03
 
 
 def test_an_arena_orders_by_rate_where_calls_run_at_once(fake, inputs) -> None:
     with Arena(inputs, seconds=0.02, warmup_seconds=0.02, conditions=ATONCE) as arena:
-        arena.add("one", fake(sleep=0.01))
-        arena.add("three", fake(streams=3, sleep=0.01))
+        arena.add("one", fake(sleep=0.02))
+        arena.add("three", fake(streams=3, sleep=0.02))
         for _ in range(3):
             arena.round()
-        assert 2.0 < arena.timings()["three"].ratio < 4.0
+        assert arena.timings()["three"].ratio > 1.3
 
 
 def test_one_call_at_a_time_knows_nothing_of_streams(fake, inputs) -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
+from strop.errors import StropError
 from strop.measure import describe
 from strop.models import load
-from strop.records import Evidence, Target
+from strop.records import Evidence, Step, Target
+from strop.search import builder
 from strop.search.builder import operator_counts
 from strop.techniques import Context, get
 
@@ -36,3 +41,16 @@ def test_the_clean_up_tells_the_evidence_what_it_removed(tmp_path: Path) -> None
     assert operator_counts(given) == {}
     evidence = Evidence(**operator_counts(cleaned))
     assert (evidence.operators_before, evidence.operators_after) == (4, 2)
+
+
+def test_no_technique_may_see_the_proof_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    greedy = SimpleNamespace(name="greedy", roles=("train", "prove"))
+    monkeypatch.setattr(builder.techniques, "get", lambda name: greedy)
+    with pytest.raises(StropError, match="greedy asks for the proof set"):
+        builder._apply(
+            workspace=cast(Any, None),
+            model=cast(Any, None),
+            step=Step(technique="greedy"),
+            seed=0,
+            timeout=None,
+        )

@@ -22,6 +22,8 @@ from strop.search.workspace import rethrown
 from strop.workers import ChildFailed
 
 from .digits import write_data, write_model
+from .short import BUDGET, settle_speed, shorten
+from .short import STROP as SHORT_STROP
 
 STROP = [sys.executable, "-c", "from strop.cli import main; main()"]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -84,7 +86,7 @@ def search(model: Path, data: Path, output: Path) -> Request:
         data=data,
         within="3%",
         output=output,
-        budget="4s",
+        budget=BUDGET,
         engines=["onnxruntime"],
         techniques=["fp16"],
     )
@@ -104,10 +106,10 @@ def test_a_disk_that_runs_full_ends_the_command_with_one_line_and_it_can_be_resu
     model: Path, data: Path, disk: Callable[[str], Path]
 ) -> None:
     place = disk("120k")  # room for the journal, none for the bundle
-    command = [*STROP, "optimize", str(model), "--data", str(data), "--within", "3%"]
-    command += ["--budget", "4s", "--engine", "onnxruntime", "--technique", "fp16"]
-    command += ["--output", str(place / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["optimize", str(model), "--data", str(data), "--within", "3%"]
+    command += ["--engine", "onnxruntime", "--technique", "fp16", "--output", str(place / "out")]
+    first = [*SHORT_STROP, *command, "--budget", BUDGET]
+    done = subprocess.run(first, capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert last.startswith("strop: ")
@@ -119,7 +121,9 @@ def test_a_disk_that_runs_full_ends_the_command_with_one_line_and_it_can_be_resu
         assert line.endswith(b"\n")
         read_event(line)
     disk("8m")
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    # Nothing of it cut short, and its time is up: it still ends with an answer.
+    second = [*STROP, *command, "--budget", "1s", "--resume"]
+    done = subprocess.run(second, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3), done.stderr
     assert strop.load(place / "out" / "bundle").signature.output_names == ("logits",)
 
@@ -138,11 +142,14 @@ def test_wherever_the_disk_runs_full_nothing_is_half_written(
     data: Path,
     tmp_path: Path,
     full_for: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
     where: str,
     after: int,
     left: set[str] | None,
 ) -> None:
     output = tmp_path / "out"
+    shorten(monkeypatch, patience=1)
+    settle_speed(monkeypatch, 1.1)
     full_for(where, after)
     with pytest.raises(InputError, match="No space left on device") as caught:
         optimize(search(model, data, output))

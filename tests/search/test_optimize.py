@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +15,10 @@ import strop
 from strop.errors import InputError
 from strop.records import Result
 from strop.search import Outcome, Request, optimize
+from strop.workers import Pool
 
 from .digits import fitted, write_data, write_model
-
-STROP = [sys.executable, "-c", "from strop.cli import main; main()"]
+from .short import BUDGET, STROP, share, shorten
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +39,22 @@ def outcome(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
         data=data,
         within="3%",
         output=folder / "out",
-        budget="40s",
+        budget=BUDGET,
         engines=["onnxruntime", "openvino"],
         techniques=["int8-dynamic", "int8-nncf"],
     )
-    return optimize(request)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STROP_CACHE", str(folder / "cache"))
+        patch.setenv("STROP_LEDGER", str(folder / "ledger.jsonl"))
+        shorten(patch)
+        return optimize(request)
+
+
+@pytest.fixture
+def one_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with Pool() as pool:
+        share(monkeypatch, pool)
+        yield
 
 
 def test_a_search_ends_with_a_result_that_says_what_was_done(outcome: Outcome) -> None:
@@ -86,11 +95,12 @@ def test_the_figures_can_be_recomputed_from_the_evidence(outcome: Outcome) -> No
 
 
 def test_too_few_examples_are_a_warning_and_only_equivalents_are_tried(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path / "few.npz", rows=60)
+    shorten(monkeypatch)
     found = optimize(
-        Request(model=model, data=data, within="1%", output=tmp_path / "out", budget="20s")
+        Request(model=model, data=data, within="1%", output=tmp_path / "out", budget=BUDGET)
     )
     assert any("too few" in line for line in found.result.warnings)
     assert found.result.claim is not None
@@ -99,6 +109,7 @@ def test_too_few_examples_are_a_warning_and_only_equivalents_are_tried(
     assert steps <= {"cleanup"}
 
 
+@pytest.mark.usefixtures("one_pool")
 def test_bad_input_leaves_nothing_behind(model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     truncated = tmp_path / "half.onnx"
@@ -159,15 +170,15 @@ def test_a_killed_search_is_resumed_without_repeating_its_trials(
 ) -> None:
     output = tmp_path / "out"
     command = [*STROP, "optimize", str(model), "--data", str(data), "--within", "3%"]
-    command += ["--output", str(output), "--budget", "60s", "--engine", "onnxruntime", "--json"]
+    command += ["--output", str(output), "--budget", BUDGET, "--engine", "onnxruntime", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = output / "journal.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if journal.exists() and journal.read_text().count('"trial-finished"') >= 2:
-            break
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 200
+    while not journal.exists() or journal.read_text().count('"trial-finished"') < 2:
+        assert time.monotonic() < deadline, "no two trials came"
+        assert process.poll() is None, "it ended by itself"
+        time.sleep(0.02)
+    process.kill()
     process.wait()
     before = _trials(journal)
     assert len(before) >= 2

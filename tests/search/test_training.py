@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ import pytest
 
 from strop.errors import InputError, TrustError
 from strop.search import Outcome, Request, optimize
+from strop.workers import Pool
+
+from .short import BUDGET, settle_speed, share, shorten
 
 NET = """
 import os
@@ -90,8 +94,8 @@ def request(files: Path, output: Path, **changes: object) -> Request:
         "train": files / "train.npz",
         "within": "5%",
         "output": output,
-        "budget": "60s",
-        "train_budget": "20s",
+        "budget": BUDGET,
+        "train_budget": "9s",
         "engines": ["onnxruntime"],
         "techniques": ["distil", "int8-dynamic"],
         "threads": 1,
@@ -106,6 +110,8 @@ def outcome(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         folder = tmp_path_factory.mktemp("searched")
         patch.setenv("STROP_CACHE", str(folder / "cache"))
         patch.setenv("STROP_LEDGER", str(folder / "ledger"))
+        shorten(patch, patience=20)
+        settle_speed(patch, 1.3)
         student = f"{files / 'net.py'}:small"
         return optimize(request(files, folder / "out", student=student))
 
@@ -130,6 +136,12 @@ def test_no_path_of_this_machine_is_told(outcome: Outcome, files: Path) -> None:
             assert str(files).encode() not in file.read_bytes(), file
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool() as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -140,8 +152,15 @@ def test_no_path_of_this_machine_is_told(outcome: Outcome, files: Path) -> None:
     ],
 )
 def test_what_cannot_be_trained_is_told_before_anything_is_written(
-    files: Path, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str
+    files: Path,
+    tmp_path: Path,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    error: type[Exception],
+    message: str,
 ) -> None:
+    share(monkeypatch, pool)
     if "student" in changes:
         changes = {"student": str(files / changes["student"])}
     else:

@@ -26,10 +26,10 @@ def child() -> Iterator[Child]:
 
 @pytest.fixture
 def gone() -> Callable[[int], bool]:
-    """Whether a process ends, or is a zombie nobody has reaped yet, within five seconds."""
+    """Whether a process ends, or is a zombie nobody has reaped yet, within a minute."""
 
     def gone(pid: int) -> bool:
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + 60
         while time.monotonic() < give_up:
             try:
                 os.kill(pid, 0)

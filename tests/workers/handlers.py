@@ -69,6 +69,20 @@ def sleep(seconds):
     return seconds
 
 
+def meet(mine, theirs):
+    """Return once the other side is here too; True unless it never came."""
+    Path(mine).touch()
+    give_up = time.monotonic() + 60
+    while not Path(theirs).exists() and time.monotonic() < give_up:
+        time.sleep(0.005)
+    return Path(theirs).exists()
+
+
+def begin_and_sleep(emit):
+    emit({"began": True})
+    time.sleep(60)
+
+
 def allocate(megabytes):
     held = []
     for _ in range(megabytes // 10):

@@ -146,7 +146,7 @@ def test_a_timeout_kills(child: Child, gone: Callable[[int], bool]) -> None:
     began = time.monotonic()
     with pytest.raises(ChildTimeout, match=r"handlers:sleep within 0.4 s"):
         child.call("handlers:sleep", seconds=60, timeout=0.4)
-    assert 0.4 <= time.monotonic() - began < 10
+    assert time.monotonic() - began >= 0.4
     assert gone(child.pid)
     with pytest.raises(ChildDied, match="was killed"):
         child.call("handlers:echo", value=1)
@@ -187,25 +187,27 @@ def test_pause_stops_every_thread_and_resume_lets_them_go_on(child: Child, tmp_p
             time.sleep(0.005)
         return False
 
-    assert grows_within(5)
+    assert grows_within(60)
     child.pause()
     assert not grows_within(0.2)
     assert child.alive
     with pytest.raises(ChildError, match="is paused"):
         child.call("handlers:echo", value=1)
     child.resume()
-    assert grows_within(5)
+    assert grows_within(60)
     assert child.call("handlers:echo", value=1) == 1
 
 
-def test_a_paused_child_closes(gone: Callable[[int], bool]) -> None:
+def test_a_paused_child_closes(
+    gone: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It cannot leave by itself: were it given time to, this would not end.
+    monkeypatch.setattr("strop.workers.child._GRACE", 1e6)
     child = Child()
     child.call("handlers:echo", value=1)
     child.pause()
-    began = time.monotonic()
     child.close()
     child.close()
-    assert time.monotonic() - began < 2
     assert gone(child.pid)
     assert not child.alive
     with pytest.raises(ChildError, match="is closed"):
@@ -245,18 +247,15 @@ def test_prints_never_reach_our_output(child: Child, capfd: pytest.CaptureFixtur
     assert captured.out == captured.err == ""
 
 
-def test_two_children_work_at_once() -> None:
+def test_two_children_work_at_once(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
     with Child(name="a") as first, Child(name="b") as second:
-        for child in (first, second):
-            child.call("handlers:echo", value=0)
-        began = time.monotonic()
-        first.start("handlers:sleep", seconds=1.0)
-        second.start("handlers:sleep", seconds=1.1)
-        with pytest.raises(ChildError, match="busy with handlers:sleep"):
+        first.start("handlers:meet", mine=here, theirs=there)
+        with pytest.raises(ChildError, match="busy with handlers:meet"):
             first.call("handlers:echo", value=1)
-        assert second.result(timeout=30) == 1.1
-        assert first.result() == 1.0
-        assert time.monotonic() - began < 2.0
+        second.start("handlers:meet", mine=there, theirs=here)
+        assert second.result() is True
+        assert first.result() is True
         with pytest.raises(ChildError, match="no call to finish"):
             first.result()
 
@@ -303,15 +302,12 @@ def test_a_child_outlives_the_thread_that_started_it() -> None:
         assert child.call("handlers:echo", value=2) == 2
 
 
-def test_another_thread_may_kill_or_close() -> None:
-    for end in (Child.kill, Child.close):
-        with Child() as child:
-            child.call("handlers:echo", value=1)
-            timer = threading.Timer(0.2, end, [child])
-            timer.start()
-            with pytest.raises(ChildDied, match="was killed while running handlers:sleep"):
-                child.call("handlers:sleep", seconds=60, timeout=30)
-            timer.join()
+@pytest.mark.parametrize("end", [Child.kill, Child.close])
+def test_another_thread_may_kill_or_close(child: Child, end: Callable[[Child], None]) -> None:
+    other = threading.Thread(target=end, args=[child])
+    with pytest.raises(ChildDied, match="was killed while running handlers:begin"):
+        child.call("handlers:begin_and_sleep", on_event=lambda event: other.start())
+    other.join()
 
 
 def test_a_forgotten_child_ends(gone: Callable[[int], bool]) -> None:
@@ -359,7 +355,7 @@ def test_a_child_dies_with_its_parent(
 
 def test_a_parent_that_exits_takes_its_child_along(gone: Callable[[int], bool]) -> None:
     parent, pid = spawn_parent("exit")
-    assert parent.wait(20) == 0
+    assert parent.wait(60) == 0
     assert gone(pid)
 
 

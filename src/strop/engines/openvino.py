@@ -85,7 +85,7 @@ class OpenVINO(Engine):
         dims = [dim for spec in model.signature.inputs for dim in spec.shape or (None,)]
         free = not all(isinstance(dim, int) for dim in dims)
         # Where memory is what counts, two compilations are not offered.
-        if free and target.goal in ("latency", "throughput"):
+        if free and target.goal not in ("memory", "size"):
             choices.append(Choice(name="shapes", values=("static",)))
         return Space(choices=tuple(choices))
 
