@@ -67,7 +67,8 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
     ("arguments", "words"),
     [
         (("nothing",), "No such command"),
-        (("inspect",), "Missing argument"),
+        (("inspect",), "Missing argument 'model'; 'strop inspect --help' says how to call it"),
+        (("optimise", "a"), "Did you mean 'optimize'? 'strop --help' says how to call it"),
         (("compare", "a", "b"), "--data"),
         (("doctor", "--loud"), "--loud"),
         (("inspect", "missing.onnx"), "missing.onnx"),

@@ -5,7 +5,17 @@ import math
 import pytest
 
 from strop.records import Interval
-from strop.report.numbers import Score, TimeUnit, bounds, duration, fixed, ratio, significant, size
+from strop.report.numbers import (
+    Score,
+    TimeUnit,
+    bounds,
+    duration,
+    fixed,
+    ratio,
+    significant,
+    size,
+    vague,
+)
 
 from . import made
 
@@ -29,6 +39,14 @@ def test_significant(value: float | None, text: str) -> None:
 
 def test_minus_nothing_is_nothing() -> None:
     assert fixed(-0.0001, 2) == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nothing"),
+    [(0.01, 0.03, False), (0.0, 1.9, False), (7.5e-8, 9287.0, True), (0.01, math.inf, False)],
+)
+def test_an_interval_of_many_powers_of_ten_is_vague(low: float, high: float, nothing: bool) -> None:
+    assert vague(Interval(estimate=0.02, low=low, high=high)) is nothing
 
 
 @pytest.mark.parametrize(

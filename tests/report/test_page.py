@@ -128,7 +128,7 @@ def test_fourfold_table_counts_the_scores(improved_folder: Path) -> None:
 
 def test_unimproved_page_says_why_and_names_the_nearest_miss(unimproved_folder: Path) -> None:
     _, page = read(unimproved_folder)
-    assert "Nothing better could be proven: you get your own model on another engine" in page.text
+    assert "Nothing better could be claimed: you get your own model on another engine" in page.text
     assert "Why: too few examples to prove anything but equivalence." in page.text
     assert "The nearest miss was int8-static" in page.text
     assert "Fastest equivalent and delivered" in page.text

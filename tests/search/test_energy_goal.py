@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strop.measure import PairTiming, Usage, describe
+from strop.measure import PairTiming, ScreenTiming, Usage, describe
 from strop.records import (
     Deployment,
     Energy,
@@ -29,7 +29,7 @@ from strop.search import Request, Task, optimize
 from strop.search.deliver import _not_better, _surely_better
 from strop.search.objective import at_once, cost, saved
 from strop.search.optimize import _history
-from strop.search.spending import caution, priced, spent
+from strop.search.spending import caution, priced, screened, spent
 
 from .digits import write_data, write_model
 from .short import BUDGET, shorten
@@ -120,6 +120,25 @@ def test_counters_win_over_cpu_seconds_where_all_launches_have_them() -> None:
     # By CPU seconds b is thriftier, by the counters it is not.
     assert not _surely_better(place, timing(1.2, (0.4, 0.1), joules=(1.0, 2.0)))
     assert _surely_better(place, timing(1.2, (0.1, 0.4), joules=(2.0, 1.0)))
+
+
+def test_a_counter_that_stands_still_for_a_round_still_counts_over_all() -> None:
+    def rounds(*joules: float) -> ScreenTiming:
+        used = tuple(Usage(10, 0.05, 0.05, counted) for counted in joules)
+        return ScreenTiming(np.full(3, 5e-3), 1.0, calls=np.full(30, 5e-3), used=used)
+
+    # A board's counter moves every 100 ms or so, a round lasts half of that.
+    found = screened(
+        Target(machine=describe(), device="cuda:0", goal="energy"),
+        SimpleNamespace(placement=SimpleNamespace(threads=1, streams=1)),  # type: ignore[arg-type]
+        rounds(0.0, 10.0, 0.0),
+        rounds(20.0, 0.0, 20.0),
+        kind=None,
+        concurrent=False,
+    )
+    assert found["energy"].kind == "measured"
+    (saved_energy,) = found["savings"]
+    assert saved_energy.ratio.estimate == pytest.approx(4.0)
 
 
 def test_another_device_is_not_told_by_cpu_seconds() -> None:

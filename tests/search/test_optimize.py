@@ -116,12 +116,18 @@ def test_bad_input_leaves_nothing_behind(model: Path, data: Path, tmp_path: Path
     truncated.write_bytes(model.read_bytes()[:1000])
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, pixels=np.zeros((50, 63), np.float32), target=np.zeros(50, np.int64))
+    with np.load(data) as arrays:
+        given = dict(arrays)
+    beyond, alike = tmp_path / "beyond.npz", tmp_path / "alike.npz"
+    np.savez(beyond, **(given | {"target": np.full_like(given["target"], 13)}))
+    np.savez(alike, **{name: np.repeat(array[:1], 60, axis=0) for name, array in given.items()})
     metric = tmp_path / "metric.py"
     metric.write_text("def fn(outputs, target):\n    raise RuntimeError('no such luck')\n")
     good = {"model": model, "data": data, "within": "1%", "output": output, "budget": "20s"}
     cases: list[tuple[dict[str, object], str]] = [
         ({"model": truncated}, "half.onnx"),
         ({"model": tmp_path / "absent.onnx"}, "absent.onnx"),
+        ({"model": tmp_path}, "is a folder, not a model; name a model.onnx"),
         ({"data": wrong}, "pixels"),
         ({"data": tmp_path / "absent.npz"}, "absent.npz"),
         ({"within": "0"}, "tolerance"),
@@ -130,6 +136,11 @@ def test_bad_input_leaves_nothing_behind(model: Path, data: Path, tmp_path: Path
         ({"metric": "nonsense"}, "nonsense"),
         ({"strategy": "nonsense"}, "nonsense"),
         ({"goal": "beauty"}, "beauty"),
+        ({"engines": ["onnx"]}, "no engine called 'onnx'; known: .*onnxruntime"),
+        ({"techniques": ["fp16", "int8"]}, "no technique called 'int8'; known: .*int8-static"),
+        ({"seed": -1}, "seed is -1"),
+        ({"data": beyond}, "class 13"),
+        ({"data": alike}, "59 rows repeat others"),
         ({"output": "/proc/nowhere/out"}, "written"),
         ({"resume": True}, "resume"),
     ]

@@ -84,7 +84,7 @@ def run() -> None:
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
-        _fail(explain(), 2)
+        _fail(_with_help(explain(), error), 2)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -99,6 +99,15 @@ def root(
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _with_help(told: str, error: Exception) -> str:
+    """What was wrong with a call, and where its usage stands; as it is where there is none."""
+    path = getattr(getattr(error, "ctx", None), "command_path", "")
+    if not path or not told.strip():
+        return told
+    told = told.strip().rstrip(".")
+    return f"{told}{'' if told.endswith('?') else ';'} '{path} --help' says how to call it"
 
 
 def _silence(stream: TextIO) -> None:

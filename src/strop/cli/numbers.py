@@ -26,11 +26,11 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> duration(1.5), duration(0.0123), duration(4.2e-05)
-    ('1.5 s', '12.3 ms', '42 µs')
+    >>> duration(1.5), duration(0.0123), duration(4.2e-05), duration(0.9999)
+    ('1.5 s', '12.3 ms', '42 µs', '1 s')
     """
     for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if seconds >= factor:
+        if seconds >= 0.9995 * factor:
             return f"{seconds / factor:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 

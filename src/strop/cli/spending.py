@@ -24,11 +24,11 @@ def millis(value: float) -> str:
 
     Examples
     --------
-    >>> millis(0.0123), millis(4.2e-5), millis(12)
-    ('12.3 mJ', '42 µJ', '12 J')
+    >>> millis(0.0123), millis(4.2e-5), millis(12), millis(0.9999)
+    ('12.3 mJ', '42 µJ', '12 J', '1 J')
     """
     for factor, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
-        if value >= factor:
+        if value >= 0.9995 * factor:
             return quantity(value, unit) if factor == 1.0 else f"{value / factor:.3g} {unit}"
     return f"{value * 1e9:.3g} nJ"
 

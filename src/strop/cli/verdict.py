@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
 from strop.cli.numbers import quantity
 from strop.cli.spending import at_rate, how_cost, how_energy, joules, million
-from strop.records import Candidate, Interval, Result
+from strop.records import Candidate, Interval, Result, Saving
 from strop.search import Outcome
 
 
@@ -33,9 +35,7 @@ def print_verdict(outcome: Outcome) -> None:
         against = getattr(result, found.against).text
         console.print(f"{_interval(found.ratio)} the speed of the {found.against}, {against}")
     for saved in result.delivered.evidence.savings:
-        console.print(
-            f"{_interval(saved.ratio)} less energy than the {saved.against}, {saved.kind}"
-        )
+        console.print(_saving(saved))
     for line in _grounds(result):
         console.print(line, style="dim")
     console.print()
@@ -105,6 +105,16 @@ def _throughput(candidate: Candidate) -> str:
     if not candidate.evidence.latency:
         return "–"
     return quantity(candidate.evidence.latency[0].throughput)
+
+
+def _saving(found: Saving) -> str:
+    """How much less energy, or how much more, which is never called less."""
+    ratio, how = found.ratio, "less energy than"
+    if ratio.estimate < 1:
+        high = 1 / ratio.low if ratio.low > 0 else math.inf
+        ratio = Interval(estimate=1 / ratio.estimate, low=1 / ratio.high, high=high)
+        how = "the energy of"
+    return f"{_interval(ratio)} {how} the {found.against}, {found.kind}"
 
 
 def _interval(ratio: Interval) -> str:

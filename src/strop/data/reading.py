@@ -185,7 +185,10 @@ def _check_rows(columns: Mapping[str, Column], label: str) -> None:
                 hint="every array has one row an example",
             )
     if count == 0:
-        raise DataError(f"{label} holds no examples")
+        raise DataError(
+            f"{label} holds no examples",
+            hint="give arrays with at least one row; a few hundred can prove something",
+        )
 
 
 def _check_lengths(inputs: Mapping[str, Column], others: Mapping[str, Column], label: str) -> None:

@@ -40,7 +40,8 @@ class CsvReader(Reader):
                     if row and len(row) != len(header):
                         raise DataError(
                             f"line {lines.line_num} of {path.name} has {len(row)} fields, the "
-                            f"header {len(header)}"
+                            f"header {len(header)}",
+                            hint="give every line as many; quote a field that holds a comma",
                         )
                     rows += [row] if row else []
         except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -31,12 +31,14 @@ class Price(Record):
         --------
         >>> Price(per_hour=0.18, currency="$").amount(0.5), Price(per_hour=1).amount(1234.5)
         ('$0.5', '1,234')
+        >>> Price(per_hour=1).amount(999.7)
+        '1,000'
         >>> Price(per_hour=0.18, currency="EUR").amount(0.001234)
         '0.00123 EUR'
         >>> Price(per_hour=0.18).amount(3.5e-5)
         '0.000035'
         """
-        if value >= 1000:
+        if value >= 999.5:
             text = f"{value:,.0f}"
         elif 0 < value < 1e-4:
             text = f"{value:.{1 - math.floor(math.log10(value))}f}"

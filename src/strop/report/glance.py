@@ -20,6 +20,7 @@ from strop.report.numbers import (
     ratio_bounds,
     significant,
     size,
+    vague,
 )
 
 
@@ -141,12 +142,20 @@ def _intervals(
     whos: Sequence[str],
     unit: TimeUnit,
 ) -> Row | None:
-    ends = [(value.estimate, value.high) for value in values if value is not None]
+    ends = [
+        (value.estimate, 0.0 if vague(value) else value.high)
+        for value in values
+        if value is not None
+    ]
     largest = max((end for pair in ends for end in pair if math.isfinite(end)), default=0.0)
     cells = []
     for value, who in zip(values, whos, strict=True):
         if value is None or not math.isfinite(value.estimate):
             cells.append(Cell(NONE))
+            continue
+        if vague(value):
+            picture = figures.bar(value.estimate, largest, who)
+            cells.append(Cell(unit(value.estimate), "too few launches for an interval", picture))
             continue
         picture = figures.bar(value.estimate, largest, who, value)
         cells.append(Cell(unit(value.estimate), bounds(value, unit.scale), picture))

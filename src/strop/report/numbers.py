@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from strop.records import Interval, Result
 
 NONE = "–"
+_VAGUE = 100.0  # an upper end so many times the estimate tells a reader nothing
 
 
 def significant(value: float | None, digits: int = 3) -> str:
@@ -62,6 +63,19 @@ def bounds(interval: Interval, scale: float = 1.0, decimals: int | None = None) 
         return significant(value) if decimals is None else fixed(value, decimals)
 
     return f"{text(interval.low * scale)} to {text(interval.high * scale)}"
+
+
+def vague(interval: Interval) -> bool:
+    """Whether an interval's end is finite and still says nothing, as one of two launches may be.
+
+    Examples
+    --------
+    >>> vague(Interval(estimate=0.02, low=7.5e-8, high=9287.0, confidence=0.95))
+    True
+    >>> vague(Interval(estimate=0.02, low=0.01, high=float("inf"), confidence=0.95))
+    False
+    """
+    return math.isfinite(interval.high) and interval.high > _VAGUE * interval.estimate > 0
 
 
 def ratio_bounds(interval: Interval) -> str:

@@ -22,7 +22,7 @@ def headline(result: Result, score: Score) -> str:
         if result.claim.kind == "equivalent":
             return f"{gain or 'A better version'}, with the same answers."
         return f"{gain or 'A better version'}, {_promise(result.claim, score)}."
-    start = "Nothing better could be proven"
+    start = "Nothing better could be claimed"
     if result.delivered.recipe.id == result.original.recipe.id:
         return f"{start}: you get your own model back, unchanged."
     if gain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from strop.errors import StropError
 from strop.measure import (
     Conditions,
     PairTiming,
+    TimingFailed,
     idle_watts,
     kind_of,
     meter,
@@ -110,14 +112,21 @@ def deliver(
     if chosen is not None:
         built = builds[chosen.trial.number]
         won = Final(chosen.trial, built, _evidence(chosen))
-        timed = _pair(
-            workspace, equal_built, built, share=0.5, label="the chosen against the equivalent"
-        )
-        reason = _not_better(workspace, timed, won, equal_trial)
+        try:
+            timed = _pair(
+                workspace, equal_built, built, share=0.5, label="the chosen against the equivalent"
+            )
+        except TimingFailed as error:
+            if error.side == "a":
+                raise
+            # The equivalent is still a good answer: a whole search is not lost over one that fails.
+            reason = f"{won.trial.recipe} failed when it was timed again: {reason_of(error.error)}"
+        else:
+            reason = _not_better(workspace, timed, won, equal_trial)
+            if not reason:
+                timings["equivalent/delivered"] = timed
         if reason:
             won = None
-        else:
-            timings["equivalent/delivered"] = timed
     same = equal_built is original
     equivalent = Final(equal_trial, equal_built, _evidence(equal_proof))
     # One object where they are one: what is measured of the original is the equivalent's too.
@@ -162,7 +171,9 @@ def deliver(
         equivalent=finals["equivalent"],
         delivered=delivered,
         proofs=[*proofs, equal_proof],
-        near_miss=None if won is not None else _near_miss(workspace, race, equal_trial, proofs),
+        near_miss=(
+            None if won is not None else _near_miss(workspace, race, equal_trial, proofs, chosen)
+        ),
         timings=timings,
         curve=latency_curve(workspace, delivered, _CURVE),
     )
@@ -203,15 +214,23 @@ def _choose(
         if workspace.clock.left < _DUEL_LEAST / _DUEL_SHARE:
             return None
         numbers = champion.trial.number, challenger.trial.number
-        timed = _pair(
-            workspace,
-            builds[numbers[0]],
-            builds[numbers[1]],
-            share=_DUEL_SHARE,
-            least=_DUEL_LEAST,
-            launches=_DUEL_LAUNCHES,
-            label="#{} against #{}, both proven".format(*numbers),
-        )
+        try:
+            timed = _pair(
+                workspace,
+                builds[numbers[0]],
+                builds[numbers[1]],
+                share=_DUEL_SHARE,
+                least=_DUEL_LEAST,
+                launches=_DUEL_LAUNCHES,
+                label="#{} against #{}, both proven".format(*numbers),
+            )
+        except TimingFailed as error:
+            loser = (champion if error.side == "a" else challenger).trial
+            workspace.emit(
+                Warned(message=f"{loser.recipe} failed when timed: {reason_of(error.error)}")
+            )
+            ratio = math.inf if error.side == "a" else 0.0
+            return Interval(estimate=ratio, low=ratio, high=ratio)
         return _gain(workspace, timed)
 
     contenders = [
@@ -302,9 +321,11 @@ def _not_better(workspace: Workspace, timing: PairTiming, won: Final, equal: Tri
             return f"the energy of {name} could not be told"
         if gain.low <= 1.0:
             surely = "taking less energy" if goal == "energy" else "faster"
-            return (
-                f"{name} is not surely {surely} than the fastest equivalent: "
+            return f"{name} is not surely {surely} than the fastest equivalent: " + (
                 f"{gain.estimate:.2f}× [{gain.low:.2f}, {gain.high:.2f}]"
+                if timing.launches > 1
+                else f"{gain.estimate:.2f}× in the one launch that there was time for, "
+                "which has no interval; raise --budget"
             )
         limit = workspace.target.max_p99_seconds
         if limit is not None:
@@ -323,7 +344,7 @@ def _idle(workspace: Workspace) -> float | None:
 
 
 def _near_miss(
-    workspace: Workspace, race: Race, equal: Trial, proofs: list[Proof]
+    workspace: Workspace, race: Race, equal: Trial, proofs: list[Proof], chosen: Proof | None
 ) -> NearMiss | None:
     """The fastest candidate that could not be claimed, told from *search* alone.
 
@@ -347,7 +368,12 @@ def _near_miss(
     equal_ratio = speed(equal)
     drop = found.drop.estimate
     if tried.get(best.number):
-        reason = "proven, but not surely better than the equivalent when timed again"
+        reason = "proven, but not shown to be better than the equivalent when timed again"
+        if chosen is not None and chosen.trial.number != best.number:
+            reason = (
+                f"proven, but #{chosen.trial.number} was taken for the best of the proven, and was "
+                "not shown to be better than the equivalent when timed again"
+            )
     elif best.number in tried:
         reason = "not proven on the proof set; more examples, or a wider tolerance, may"
     elif drop > workspace.tolerance:

@@ -39,6 +39,7 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
     payload: np.ndarray | None = None
     if isinstance(given, str | Path):
         source = str(given)
+        _refuse_folder(Path(source))
     else:
         payload = _pickled(given)
     examples = None
@@ -73,6 +74,18 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
     return model, payload
 
 
+def _refuse_folder(given: Path) -> None:
+    """Tell what to name instead of a folder that holds no model of strop's own making."""
+    if not given.is_dir() or (given / "model.json").is_file():
+        return
+    hint = "name a model.onnx or file.py:callable"
+    for bundle in (given, given / "bundle"):
+        if (bundle / "manifest.json").is_file():
+            hint += f"; the bundle '{bundle}' can be compared, verified, profiled and served"
+            break
+    raise InputError(f"'{given}' is a folder, not a model", hint=hint)
+
+
 def read_roles(
     request: Request, signature: Signature, folder: Path
 ) -> tuple[dict[str, Dataset], Dataset, list[str]]:
@@ -105,9 +118,11 @@ def read_roles(
     roles["search"] = search.subset(np.random.default_rng(request.seed).permutation(len(search)))
     for role in ("search", "prove"):
         if not len(roles[role]):
+            repeated = next((line for line in roles.warnings if "repeat" in line), None)
             raise InputError(
-                f"the examples leave none for '{role}'",
-                hint="give more of them: a few hundred are the least that can prove anything",
+                f"the examples leave none for '{role}'" + (f": {repeated}" if repeated else ""),
+                hint="give more of them, each another: a few hundred are the least that can "
+                "prove anything",
             )
     return roles, dataset, warnings
 

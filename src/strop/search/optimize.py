@@ -180,7 +180,12 @@ def optimize(
 
         workspace.emit = emit
         rows = next((e.rows for e in previous if isinstance(e, SearchStarted)), None)
-        result = _search(workspace, history, folder, rows)
+        try:
+            result = _search(workspace, history, folder, rows)
+        except InputError:
+            # Some bad input shows only when the original has run, as targets out of its range do.
+            output.discard_fruitless(folder)
+            raise
         return Outcome(result, folder)
 
 

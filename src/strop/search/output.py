@@ -16,7 +16,7 @@ import numpy as np
 from strop import bundle
 from strop.errors import InputError
 from strop.measure import PairTiming
-from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial
+from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial, TrialFinished
 from strop.search.deliver import Delivery
 from strop.search.finals import Final
 from strop.search.journal import read_journal
@@ -146,6 +146,15 @@ def discard_empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if not mark.stat().st_size:
             mark.unlink()
+            folder.rmdir()  # fails, and is left alone, where it holds anything else
+
+
+def discard_fruitless(folder: Path) -> None:
+    """Take the folder back where no trial has ended: there is nothing to go on from."""
+    mark = folder / _MARK
+    if not any(isinstance(event, TrialFinished) for event in read_journal(mark)):
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
             folder.rmdir()  # fails, and is left alone, where it holds anything else
 
 

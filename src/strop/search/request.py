@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from strop import plugins
 from strop.amounts import parse_seconds
 from strop.errors import InputError
 from strop.records import Goal, Price
@@ -150,10 +151,24 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"the seed is {self.seed}: it must be at least 0")
         goals = get_args(Goal)
         if self.goal not in goals:
             raise InputError(f"there is no goal '{self.goal}'", hint=f"known: {', '.join(goals)}")
+        self._check_names()
         self._check_money()
+
+    def _check_names(self) -> None:
+        # Not by loading them: a plug-in that is broken is left out of a search, not an error.
+        for group, given in (("engines", self.engines), ("techniques", self.techniques)):
+            known = plugins.names(group)
+            unknown = next((name for name in given or () if name not in known), None)
+            if unknown is not None:
+                raise InputError(
+                    f"there is no {group[:-1]} called '{unknown}'",
+                    hint=f"known: {', '.join(known)}",
+                )
 
     def _check_money(self) -> None:
         # Each of them is read, whether the others are given or not.

@@ -25,6 +25,11 @@ class Admission:
     the objective, so that even after a stall some requests are let in, from which it learns that
     the stall is over.
 
+    A request's time begins when it is read, but its client's when it reaches the socket, where it
+    waits for the event loop to come round. That wait cannot be seen, only sampled: a batch that
+    ends on a thread has to wait for the loop in the same way, and its end is known. So the 99th
+    percentile of how late the newest 100 ends were seen is kept free as well.
+
     Examples
     --------
     >>> from strop.records.manifest import BatchLatency
@@ -32,16 +37,36 @@ class Admission:
     >>> admission = Admission(curve, workers=1)
     >>> round(admission.completion(now=0.0, free_at=0.005, rows_ahead=2, rows=1), 3)
     0.037
+
+    Attributes
+    ----------
+    margin, lag
+        Seconds that answers come later than predicted, and that requests wait to be read.
+    reserve
+        What of the objective has to be left at the predicted completion, for both.
     """
 
-    __slots__ = ("_errors", "_least", "curve", "margin", "slo", "workers")
+    __slots__ = (
+        "_errors",
+        "_lags",
+        "_least",
+        "curve",
+        "lag",
+        "margin",
+        "reserve",
+        "slo",
+        "workers",
+    )
 
     def __init__(self, curve: LatencyCurve, workers: int, slo: float = math.inf) -> None:
         self.curve = curve
         self.workers = workers
         self.slo = slo
         self.margin = self._least = 0.0 if slo == math.inf else _LEAST * slo
+        self.lag = 0.0
+        self.reserve = self.margin
         self._errors: deque[float] = deque(maxlen=_WINDOW)
+        self._lags: deque[float] = deque(maxlen=_WINDOW)
 
     def completion(self, now: float, free_at: float, rows_ahead: int, rows: int) -> float:
         """When a request of `rows` would be answered, without the margin.
@@ -73,7 +98,17 @@ class Admission:
 
     def learn(self, predicted: float, actual: float) -> None:
         """An answer that `completion` said would come at one time came at another."""
-        errors = self._errors
-        errors.append(actual - predicted)
-        worst = sorted(errors)[-1 - len(errors) // _WINDOW]
-        self.margin = min(max(worst, self._least), self.slo / 2)
+        self._errors.append(actual - predicted)
+        self.margin = min(max(_worst(self._errors), self._least), self.slo / 2)
+        self.reserve = min(self.margin + self.lag, self.slo / 2)
+
+    def saw(self, lag: float) -> None:
+        """What had happened outside was seen by the event loop `lag` seconds later."""
+        self._lags.append(lag)
+        self.lag = _worst(self._lags)
+        self.reserve = min(self.margin + self.lag, self.slo / 2)
+
+
+def _worst(values: deque[float]) -> float:
+    """All but one of a full window are not above it."""
+    return sorted(values)[-1 - len(values) // _WINDOW]

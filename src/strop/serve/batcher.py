@@ -20,6 +20,7 @@ from strop.serve.errors import (
     Overloaded,
     ServeError,
     Unavailable,
+    too_busy,
 )
 from strop.serve.express import Express
 from strop.serve.flights import Flights
@@ -52,6 +53,10 @@ class Batcher:
         The lane of small plain requests, None where the model has none.
     closing
         Whether new requests are refused because the model is being unloaded.
+    refusing_until
+        Every request that arrives before, names no priority and has no answer in a cache would be
+        refused as too late, as things stand: whatever could let one in takes it back. In
+        `time.monotonic()` seconds.
     """
 
     def __init__(self, model: ServedModel, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,6 +78,7 @@ class Batcher:
             else None
         )
         self.closing = False
+        self.refusing_until = -math.inf
         self._loop = loop
         self._pool = Pool(model, loop, self._completed)
         self._scheduled = False
@@ -147,6 +153,7 @@ class Batcher:
         self.model.statistics.cancelled += 1
         if self._flights is not None and self._flights.leave(ticket):
             return
+        self.refusing_until = -math.inf
         if ticket.state == QUEUED:
             self.lanes.leave(ticket)
         ticket.state = ANSWERED
@@ -156,6 +163,7 @@ class Batcher:
     async def drain(self) -> None:
         """Refuse what comes from now on, and wait until everything taken is answered."""
         self.closing = True
+        self.refusing_until = -math.inf
         if self.express is not None:
             self.express.closed = True
         if self.busy:
@@ -166,6 +174,7 @@ class Batcher:
     def abort(self, error: ServeError) -> None:
         """Answer everything that waits or runs with an error, at once."""
         self.closing = True
+        self.refusing_until = -math.inf
         if self.express is not None:
             self.express.abort(error)
         tickets = self.lanes.clear() + self._pool.abandon()
@@ -239,13 +248,13 @@ class Batcher:
             return 0.0
         ahead = lanes.rows_ahead(level)
         completion = self.admission.completion(now, self._pool.free_at(now), ahead, rows)
-        if completion + self.admission.margin > deadline:
+        late = completion + self.admission.reserve
+        if late > deadline:
             if deadline <= now:
                 raise DeadlineExceeded("the request's timeout had passed when it arrived")
-            raise Overloaded(
-                f"'{self.model.name}' is too busy to answer in time",
-                retry_after=completion + self.admission.margin - deadline,
-            )
+            if self._slo is not None and rows == 1 and level == self._level and self.cache is None:
+                self.refusing_until = late - self._slo
+            raise too_busy(self.model.name, late - deadline)
         return completion
 
     # -- through -----------------------------------------------------------------------------
@@ -274,6 +283,7 @@ class Batcher:
                 # waited for the worker here.
                 return
             tickets, lost = lanes.take(lane, rows, now, self._doomed(rows, now))
+            self.refusing_until = -math.inf
             for ticket in lost:
                 self._answers.fail(ticket, self._too_late(ticket, now))
             if tickets:
@@ -328,6 +338,7 @@ class Batcher:
 
     def _completed(self, batch: RunningBatch) -> None:
         model = self.model
+        self.refusing_until = -math.inf
         if self.lanes.requests:
             if model.inline:
                 self._schedule()
@@ -335,15 +346,17 @@ class Batcher:
                 self._dispatch()  # the worker goes on while the answers are given
         if batch.outputs is not None:
             model.curve.observe(min(batch.total, model.limit), batch.ended - batch.started)
-            self._learn(batch.tickets)
+            self._learn(batch)
         self._answers.batch(batch)
         self._if_drained()
 
-    def _learn(self, tickets: list[Ticket]) -> None:
+    def _learn(self, batch: RunningBatch) -> None:
         """Of those in a batch the first waited longest, and the last was told most: the worse."""
-        predicted = min(tickets[0].predicted, tickets[-1].predicted)
+        predicted = min(batch.tickets[0].predicted, batch.tickets[-1].predicted)
         if predicted:
-            self.admission.learn(predicted, time.monotonic())
+            now = time.monotonic()
+            self.admission.saw(now - batch.ended)
+            self.admission.learn(predicted, now)
 
     def _landed(self, ticket: Ticket, result: InferResponse | ServeError) -> None:
         if self._flights is not None:
@@ -357,6 +370,7 @@ class Batcher:
 
     def _tick(self) -> None:
         self._tick_handle = None
+        self.refusing_until = -math.inf
         now = time.monotonic()
         for ticket in self.lanes.expired(now):
             self._answers.fail(

@@ -209,6 +209,8 @@ class Connection(Outgoing):
                 elif self._take_express(known, data, end):
                     return
             start = end + known.length
+            if known.gate is not None and start <= size and self._turned_away(known, data, end):
+                continue
             self._accept(known, data[end:start])
             if self._discarding or self._reading:
                 return
@@ -237,6 +239,19 @@ class Connection(Outgoing):
             self._passing = Exchange(self, known.method, known.target, known.headers)
             self._passing.plain = True
         self._exchanges.append(self._passing)
+        return True
+
+    def _turned_away(self, known: KnownHead, data: bytes, end: int) -> bool:
+        """Whether it was refused unread; never behind another one that waits for its answer."""
+        front, now = self.front, time.monotonic()
+        if self._exchanges or front.draining or known.gate is None:
+            return False
+        answer = known.gate.refuse(data, end, end + known.text, now, front.heads)
+        if answer is None:
+            return False
+        front.requests += 1
+        self._transport.write(answer)
+        self._last = now
         return True
 
     def _accept(self, known: KnownHead, body: bytes) -> None:

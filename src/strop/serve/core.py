@@ -50,7 +50,8 @@ class Core:
         self.repository = Repository(self.loop)
         self.refused: dict[str, int] = {}
         """Requests that reached no model, by `ServeError.reason`."""
-        self._draining = False
+        self.draining = False
+        """Whether everything is refused, for the end of the server."""
 
     def submit(self, request: InferRequest, done: Done) -> Ticket:
         """Compute a request; `done` gets the response or the error, exactly once.
@@ -59,7 +60,7 @@ class Core:
         where the request is refused or answered from the cache, and never after a cancellation.
         """
         try:
-            if self._draining:
+            if self.draining:
                 raise Unavailable("the server is stopping", retry_after=1.0)
             batcher = self.repository.resolve(request)
         except ServeError as error:
@@ -100,7 +101,7 @@ class Core:
         Some microseconds: ask before reading and decoding a body.
         """
         try:
-            if self._draining:
+            if self.draining:
                 raise Unavailable("the server is stopping", retry_after=1.0)
             return self.repository.batcher(model, version).refusal()
         except ServeError as error:
@@ -109,7 +110,7 @@ class Core:
 
     def lane(self, model: str, version: str = "") -> Express | None:
         """The express lane to a model, None where it has none or is not there."""
-        if self._draining:
+        if self.draining:
             return None
         try:
             return self.repository.batcher(model, version).express
@@ -122,7 +123,7 @@ class Core:
 
     def ready(self) -> bool:
         """Whether every model that should be served takes requests, and the server stays."""
-        return not self._draining and self.repository.all_ready()
+        return not self.draining and self.repository.all_ready()
 
     async def drain(self, limit: float) -> bool:
         """Refuse new requests, answer those taken, close everything. For the end of the server.
@@ -136,7 +137,7 @@ class Core:
         -------
         Whether everything was answered within the limit.
         """
-        self._draining = True
+        self.draining = True
         drains = [asyncio.ensure_future(it.drain()) for it in self.repository.batchers()]
         pending: set[asyncio.Future[None]] = set()
         if drains:

@@ -142,3 +142,8 @@ class ModelHung(ServeError):
     status = 500
     grpc = "INTERNAL"
     reason = "hang"
+
+
+def too_busy(model: str, retry_after: float) -> Overloaded:
+    """What is said to a request that could not be answered in time."""
+    return Overloaded(f"'{model}' is too busy to answer in time", retry_after=retry_after)

@@ -62,7 +62,7 @@ class Heads:
     def __init__(self) -> None:
         self._made: dict[tuple[int, bytes], bytes] = {}
         self._date = b""
-        self.ok = b""
+        self.ok = self.busy = b""
         self.refresh()
 
     def refresh(self) -> None:
@@ -70,6 +70,7 @@ class Heads:
         self._date = formatdate(usegmt=True).encode()
         self._made.clear()
         self.ok = self.start(200, JSON)
+        self.busy = self.start(503, JSON)
 
     def start(self, status: int, content_type: bytes) -> bytes:
         """All lines up to the number of ``Content-Length``."""

@@ -15,6 +15,7 @@ from strop.serve.outgoing import Outgoing
 
 if TYPE_CHECKING:
     from strop.serve.express import Express
+    from strop.serve.gate import Gate
     from strop.serve.logs import AccessLog, Log
     from strop.serve.routes import Match
 
@@ -35,6 +36,9 @@ class Router(Protocol):
 
     def lane(self, match: Match) -> Callable[[], Express | None] | None:
         """What finds the express lane to a model whenever it is asked, for paths of inference."""
+
+    def gate(self, match: Match) -> Gate | None:
+        """Where requests are refused while their model is too busy, for paths of inference."""
 
 
 class Front:

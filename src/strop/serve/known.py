@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from strop.serve.codec import Limits
     from strop.serve.exchange import Exchange
     from strop.serve.express import Express
+    from strop.serve.gate import Gate
     from strop.serve.http import Router
     from strop.serve.routes import Match
 
@@ -36,6 +37,10 @@ class KnownHead:
     ----------
     lane
         What finds the express lane whenever it is asked; None where these requests never take it.
+    gate
+        Where these requests may be refused unread; None where that cannot be.
+    text
+        How many bytes of the body, from its start, are JSON.
     """
 
     method: bytes
@@ -44,6 +49,8 @@ class KnownHead:
     match: Match
     length: int
     lane: Callable[[], Express | None] | None
+    gate: Gate | None
+    text: int
 
 
 class KnownHeads(dict[bytes, KnownHead]):
@@ -68,6 +75,9 @@ class KnownHeads(dict[bytes, KnownHead]):
                 and length <= limits.json
                 and limits.pipelined > 1
             )
+            given = exchange.headers.get(b"inference-header-content-length", b"%d" % length)
+            text = int(given) if given.isdigit() and len(given) < 12 else length
+            seen = b"content-encoding" not in exchange.headers and text <= length
             self[head] = KnownHead(
                 exchange.method,
                 exchange.target,
@@ -75,4 +85,6 @@ class KnownHeads(dict[bytes, KnownHead]):
                 match,
                 length,
                 router.lane(match) if express else None,
+                router.gate(match) if seen else None,
+                text,
             )

@@ -41,6 +41,9 @@ class MetricsRoutes:
     def lane(self, match: Match) -> None:
         """Nothing is inferred here."""
 
+    def gate(self, match: Match) -> None:
+        """Nothing is inferred here."""
+
     def _metrics(self, exchange: Exchange, match: Match) -> None:
         exchange.answer(200, [metrics_text(self._core)], content_type=TEXT)
 

@@ -26,6 +26,7 @@ from strop.serve.errors import (
 )
 from strop.serve.exchange import Exchange
 from strop.serve.express import Express
+from strop.serve.gate import Gate
 from strop.serve.inference import Inference
 from strop.serve.later import Later
 from strop.serve.logs import Log
@@ -121,6 +122,12 @@ class Routes:
         if match.handler != self._inference.infer:
             return None
         return functools.partial(self._core.lane, match.model, match.version)
+
+    def gate(self, match: Match) -> Gate | None:
+        """Where requests are refused while their model is too busy, for paths of inference."""
+        if match.handler != self._inference.infer:
+            return None
+        return Gate(self._core, match.model, match.version)
 
     # Health, and what there is.
 

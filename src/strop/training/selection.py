@@ -48,24 +48,31 @@ def select(
     if wanted == "random":
         return np.sort(shuffled[:count]), "random"
     if objective.teaches:
-        pool = np.sort(shuffled[: _affordable(shuffled, batch, objective, seconds)])
+        # In this order, whose batches the teacher has seen whole or not at all.
+        pool = shuffled[: _affordable(shuffled, batch, objective, seconds)]
         if len(pool) > _WORTH_CHOOSING * count:
             scores = hardness_of(_answers(pool, batch, objective, loader))
             hardest = HARDEST if objective.labelled else 0.0
-            return pool[choose(scores, count, seed=seed, hardest=hardest)], "coreset"
+            return np.sort(pool[choose(scores, count, seed=seed, hardest=hardest)]), "coreset"
     return rows, "all"
 
 
 def _affordable(rows: np.ndarray, batch: int, objective: Objective, seconds: float | None) -> int:
-    """How many rows the teacher can see in its share of the time; many, if it has seen them."""
+    """How many of `rows`, from the first, the teacher can see in its share of the time.
+
+    What it has seen before, for another student perhaps, costs nothing.
+    """
     if seconds is None:
         return len(rows)
+    parts = [part for part, _ in full_batches(rows, batch)]
+    unseen = [number for number, part in enumerate(parts) if not objective.cache.knows(part)]
     took = 0.0
-    for start in (0, batch):  # the first call warms up what is compiled or cached
+    for number in unseen[:2]:  # the first call warms up what is compiled or cached
         began = time.monotonic()
-        objective.answers(rows[start : start + batch])
+        objective.answers(parts[number])
         took = time.monotonic() - began
-    return int(_SCORING_SHARE * seconds / max(took, 1e-6)) * batch
+    paid = int(_SCORING_SHARE * seconds / max(took, 1e-6))
+    return unseen[paid] * batch if paid < len(unseen) else len(rows)
 
 
 def _answers(

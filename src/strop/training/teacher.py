@@ -45,7 +45,7 @@ class TeacherOutputs:
 
     def __call__(self, rows: np.ndarray, inputs: Tensors) -> dict[str, torch.Tensor]:
         """The teacher's outputs for the examples `rows`, whose inputs are `inputs`."""
-        if self._files and bool(self._known[rows].all()):
+        if self.knows(rows):
             device = next(iter(inputs.values())).device
             return {
                 name: torch.from_numpy(np.array(file[rows])).to(device)
@@ -55,6 +55,10 @@ class TeacherOutputs:
         self.computed += len(rows)
         self._keep(rows, outputs)
         return outputs
+
+    def knows(self, rows: np.ndarray) -> bool:
+        """Whether the outputs for all of `rows` are kept."""
+        return bool(self._files and self._known[rows].all())
 
     def flush(self) -> None:
         """Make what is known survive a kill: values first, then which rows they are."""
