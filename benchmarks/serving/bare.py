@@ -1,11 +1,12 @@
 """A bare event loop that parses a request and answers it, and does nothing else.
 
-    python bare.py PORT [MODEL]
+    python bare.py PORT [MODEL | refuse]
 
 What any server on asyncio, uvloop, httptools and orjson pays before it has done anything: no
 routes, no checks, no limits, no deadlines, no statistics. Without a model the answer is the first
 ten numbers of the question. With one, what arrived in one round of the loop is computed as one
-batch on the loop's own thread: the least that batching costs.
+batch on the loop's own thread: the least that batching costs. With `refuse` nothing is even looked
+at: whatever arrives is a request, and the answer is 503.
 """
 
 from __future__ import annotations
@@ -78,10 +79,32 @@ def echo(connection: Connection, data: list[float]) -> None:
     connection.answer(data[:10])
 
 
+class Refusal(asyncio.BufferedProtocol):
+    """The least that a refusal can cost on this loop: one read and one write."""
+
+    window = memoryview(bytearray(1 << 18))
+    answer = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        b'Retry-After: 1\r\nContent-Length: 20\r\n\r\n{"error":"too busy"}'
+    )
+
+    def connection_made(self, transport) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.window
+
+    def buffer_updated(self, size: int) -> None:
+        self.transport.write(self.answer)
+
+
 async def main(port: int, *model: str) -> None:
-    ask = Batches(*model).ask if model else echo
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(ask), "127.0.0.1", port)
+    if model == ("refuse",):
+        server = await loop.create_server(Refusal, "127.0.0.1", port)
+    else:
+        ask = Batches(*model).ask if model else echo
+        server = await loop.create_server(lambda: Connection(ask), "127.0.0.1", port)
     await server.serve_forever()
 
 

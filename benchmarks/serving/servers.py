@@ -37,8 +37,10 @@ class Server:
         log: Path,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        status: int = 200,
     ) -> None:
         self.port = port
+        self._status = status
         self._command = [str(part) for part in command]
         self._ready = ready
         self._cpu = cpu
@@ -108,11 +110,11 @@ class Server:
         return [parent, *parent.children(recursive=True)]
 
     def _answers(self) -> bool:
-        """Whether the first real request is answered with 200."""
+        """Whether the first real request is answered, with 200 unless another one is expected."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall(self._ready)
-                return connection.recv(64).startswith(b"HTTP/1.1 200")
+                return connection.recv(64).startswith(b"HTTP/1.1 %d" % self._status)
         except OSError:
             return False
 
@@ -145,6 +147,13 @@ def bare(ready: bytes, *, cpu: int, work: Path, model: Path | None = None) -> Se
     port = _free_port()
     command = [sys.executable, HERE / "bare.py", port, *([] if model is None else [model])]
     return Server(command, port, ready, cpu=cpu, log=work / "bare.log")
+
+
+def refusing(ready: bytes, *, cpu: int, work: Path) -> Server:
+    """The bare event loop, which reads requests and answers all of them with 503."""
+    port = _free_port()
+    command = [sys.executable, HERE / "bare.py", port, "refuse"]
+    return Server(command, port, ready, cpu=cpu, log=work / "bare.log", status=503)
 
 
 def rival(name: str, model: Path, ready: bytes, *, cpu: int, work: Path, venvs: Path) -> Server:

@@ -35,6 +35,15 @@ class Memory(threading.Thread):
         self.join()
 
 
+def bound(offered: float, peak: float, refusal_seconds: float) -> float:
+    """The most of the peak that one core can answer while it refuses all the rest.
+
+    At the peak an answer costs 1 / peak seconds of the core. So of a second that has to hold the
+    accepted, a, at that cost and `offered` - a refusals at theirs, a / peak is at most this.
+    """
+    return max(0.0, (1 - offered * refusal_seconds) / (1 - peak * refusal_seconds))
+
+
 def measure(subject: Subject, bench: Bench, seconds: float) -> dict[str, Any]:
     """The peak by closed loops of growing width, then Poisson arrivals at ten times that."""
     requests = subject.requests(1, 64)
@@ -59,6 +68,12 @@ def measure(subject: Subject, bench: Bench, seconds: float) -> dict[str, Any]:
         found = load.submit(generator.poisson, server.port, requests, rate, seconds).result()
         used = (server.cpu_seconds() - before) / found["seconds"]
         memory.stop()
+    bare = servers.refusing(requests[0], cpu=bench.serve, work=bench.work)
+    with bare, on(bench.load) as load:
+        before = bare.cpu_seconds()
+        call = (bare.port, requests, rate, min(seconds, 2 * bench.seconds))
+        told = load.submit(generator.poisson, *call).result()
+        bare_seconds = (bare.cpu_seconds() - before) / sum(told["counts"].values())
     samples = memory.samples
     quarter = [size for _, size in samples[len(samples) // 4 : len(samples) // 2]]
     settled = max(quarter, default=samples[0][1])
@@ -78,6 +93,8 @@ def measure(subject: Subject, bench: Bench, seconds: float) -> dict[str, Any]:
         **found,
         "server_cpu": used,
         "of_peak": found["accepted"] / peak,
+        "bare_refusal_seconds": bare_seconds,
+        "bound_of_peak": bound(rate, peak, bare_seconds),
         "memory": [(round(at, 1), size) for at, size in samples],
         "memory_grown": grown,
         "met": {

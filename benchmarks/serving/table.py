@@ -173,6 +173,15 @@ def _overload(found: list[Mapping[str, Any]]) -> Iterator[str]:
         "core, too: the cheaper the model, the more of it ten times its capacity takes.",
     )
     for row in found:
+        if "bound_of_peak" in row:
+            yield (
+                f"\n{row['name']}: a bare loop that reads a request, looks at nothing and writes "
+                f"503 (`bare.py PORT refuse`) takes {row['bare_refusal_seconds'] * 1e6:.1f} µs of "
+                "the core for each at this rate. Were every refusal as cheap, the core could still "
+                f"answer no more than {row['bound_of_peak']:.1%} of the peak; the aim asks for "
+                f"{aims['of_peak']:.0%}."
+            )
+    for row in found:
         if "error" not in row:
             late = row["generator_late"].get("p99", 0.0) * 1e3
             counts = ", ".join(f"{status}: {count:,}" for status, count in row["counts"].items())

@@ -3,32 +3,36 @@
     python benchmarks/training/run.py --data /usr/share/datasets/fashion-mnist [--only PIECE ...]
 
 Pieces: ``prune``, ``distil``, ``qat``, ``int8`` (post-training alone), ``joint`` (everything),
-``nncf-qat`` and ``torch-pruning`` (the stock pipelines, with the same time to train), ``trouble``
-(the network of trouble.py). Each runs alone, for ``--budget``, and is merged into results.json and
-README.md beside this file. Stock pipelines are fine-tuned on the same examples as strop's, with
-the demo's network as their start, and shrink until they would lose more than the tolerance.
+``nncf-qat``, ``torch-pruning`` and ``inc`` (the stock pipelines, with the same time to train),
+``trouble`` (the network of trouble.py). Each runs alone, for ``--budget``, and is merged into
+results.json and README.md beside this file. Stock pipelines are fine-tuned on the same examples as
+strop's, with the demo's network as their start, and shrink until they would lose more than the
+tolerance.
+
+``--measure-only`` searches and trains nothing: what the pieces have left below ``--work`` is timed
+anew, all of it in one run, side by side, and what results.json says besides stays. It is what to
+do at the end, on a machine that does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import beside
 import numpy as np
 import report
+import stock
 import torch
 import trouble
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-import strop
 from strop.amounts import parse_seconds
 from strop.demo import fashion, resnet
+from strop.records import SessionSpec
 
 POST = ("cleanup", "int8-static", "int8-nncf")
 SEARCHES = {
@@ -38,160 +42,159 @@ SEARCHES = {
     "int8": POST,
     "joint": (),
 }
-STOCK = ("nncf-qat", "torch-pruning")
+STOCK = ("nncf-qat", "torch-pruning", "inc")
+PIECES = (*SEARCHES, *STOCK, "trouble")
 MODEL = f"{Path(resnet.__file__)}:build"
 WITHIN = 0.01
 TRAIN_SHARE = 0.55  # of the budget, as strop has it
-RATIOS = (0.75, 0.5, 0.3)
-BATCH = 128
+BATCHES = (1, 64)
 
 
 def main() -> int:
-    """Run the pieces that were asked for, one after the other."""
+    """Run the pieces that were asked for, one after the other; then time them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="Fashion-MNIST's four .gz files")
     parser.add_argument("--work", type=Path, default=Path("training-benchmark"))
-    parser.add_argument("--only", nargs="+", choices=[*SEARCHES, *STOCK, "trouble"])
+    parser.add_argument("--only", nargs="+", choices=PIECES)
     parser.add_argument("--budget", default="30m", help="of each piece")
     parser.add_argument("--batch", type=int, default=64, help="batch size to search for")
+    parser.add_argument("--venvs", type=Path, help="environments of stock tools (WORK/venvs)")
+    parser.add_argument(
+        "--measure-only", action="store_true", help="time what an earlier run has left below WORK"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     files = _files(options.data, options.work)
-    for piece in options.only or [*SEARCHES, *STOCK, "trouble"]:
+    asked = options.only or PIECES
+    if options.measure_only:
+        left = [piece for piece in asked if (options.work / piece).exists()]
+        for piece in set(asked) - set(left):
+            print(f"{piece}: left out, {options.work / piece} is missing", flush=True)
+        measure(left, *files, options.work)
+        return 0
+    for piece in asked:
         print(f"== {piece}, {options.budget}", flush=True)
-        if piece == "trouble":
-            trouble.run(*files, options.work / piece, budget=options.budget, batch=options.batch)
+        try:
+            found = make(piece, *files, options)
+        except stock.Skipped as reason:
+            print(f"{piece}: skipped, {reason}", flush=True)
             continue
-        folder = options.work / piece
-        if piece in SEARCHES:
-            found = report.optimize(
-                MODEL,
-                data=files[1],
-                train=files[0],
-                output=folder,
-                budget=options.budget,
-                within=f"{WITHIN:.0%}",
-                batch=options.batch,
-                techniques=SEARCHES[piece],
-            )
-            bundle = strop.load(folder / "bundle")
-            size = Path(found["bundle"])
-            run: report.Run = bundle.run
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            train = nncf_qat if piece == "nncf-qat" else torch_pruning
-            seconds = TRAIN_SHARE * parse_seconds(options.budget)
-            path, text = train(*_arrays(files[0]), folder, seconds)
-            found, size, run = {"delivered": text}, path, report.ort(path)
-        found |= measured(resnet.build(), run, size, *_arrays(files[1]), work=options.work)
         report.merge(piece, {**found, "budget": options.budget})
+        measure([piece], *files, options.work)
     return 0
 
 
-def measured(
-    original: nn.Module, run: report.Run, size: Path, images: Tensor, labels: Tensor, *, work: Path
-) -> dict[str, Any]:
-    """Quality on all test images, times beside eager PyTorch and ORT FP32, and size."""
-    name = "image"
-    whole = work / f"{type(original).__name__}.onnx"
-    if not whole.exists():
-        _export(original, images[:2], whole)
-    calls, arrays = {}, images.numpy()
-    for batch in (1, 64):
-        given = {name: arrays[:batch]}
-        calls |= {
-            f"mine {batch}": (run, given),
-            f"eager {batch}": (report.eager(original), given),
-            f"ort {batch}": (report.ort(whole), given),
+def make(piece: str, train: Path, test: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Search or train one piece, below its own folder; what came of it, not yet timed."""
+    folder = options.work / piece
+    if piece in SEARCHES or piece == "trouble":
+        if piece == "trouble":
+            trouble.ensure(train)
+        return report.optimize(
+            _factory(piece),
+            data=test,
+            train=train,
+            output=folder,
+            budget=options.budget,
+            within=f"{WITHIN:.0%}",
+            batch=options.batch,
+            techniques=SEARCHES.get(piece, ()),
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = _arrays(train)
+    seconds = TRAIN_SHARE * parse_seconds(options.budget)
+    if piece == "inc":
+        venvs = options.venvs or options.work / "venvs"
+        path, text = stock.inc(images, _original(piece, images, options.work), folder, venvs)
+    elif piece == "nncf-qat":
+        path, text = stock.nncf_qat(images, labels, folder, seconds)
+    else:
+        path, text = stock.torch_pruning(images, labels, folder, seconds, within=WITHIN)
+    return {"delivered": text, "file": path.name}
+
+
+def measure(pieces: Sequence[str], train: Path, test: Path, work: Path) -> None:
+    """Quality on all test images, times beside eager PyTorch and ORT FP32, and size; merged.
+
+    Pieces of one network are timed in one run, in processes of their own, side by side.
+    """
+    images, labels = _arrays(test)
+    finished = [piece for piece in pieces if _finished(piece, work / piece)]
+    for piece in set(pieces) - set(finished):
+        print(f"{piece}: nothing to time, it delivered no bundle", flush=True)
+    for group in ([p for p in finished if p != "trouble"], [p for p in finished if p == "trouble"]):
+        if not group:
+            continue
+        whole = _original(group[0], images, work)
+        original = beside.of_onnx(whole)
+        mine = {piece: _delivered(piece, work / piece) for piece in group}
+        eager = beside.of_module(_factory(group[0]), original.signature, work / group[0])
+        specs = {"ort": original, "eager": eager, **mine}
+        arrays, targets = {"image": images.numpy()}, labels.numpy()
+        quality = {
+            name: float((beside.outputs(spec, arrays).argmax(1) == targets).mean())
+            for name, spec in specs.items()
+            if name != "eager"
         }
-    seconds = report.timed(calls)
-    ratios = {
-        f"{other} {batch}": seconds[f"{other} {batch}"] / seconds[f"mine {batch}"]
-        for other in ("eager", "ort")
-        for batch in (1, 64)
-    }
-    targets = labels.numpy()
-    bytes_ = size.stat().st_size if size.is_file() else _model_bytes(size)
-    return {
-        "quality": report.accuracy(run, {name: arrays}, targets),
-        "original_quality": report.accuracy(report.ort(whole), {name: arrays}, targets),
-        "ratios": ratios,
-        "call_seconds": seconds,
-        "smaller": whole.stat().st_size / bytes_,
-    }
+        times = {}
+        for batch in BATCHES:
+            given = {"image": arrays["image"][:batch]}
+            floors = {
+                f"floor of {piece}": beside.floor(spec, work / piece / "floor")
+                for piece, spec in mine.items()
+                if batch == 1
+            }
+            times[batch] = beside.seconds(specs | floors, given)
+        for piece in mine:
+            ratios = {
+                f"{other} {batch}": times[batch][other] / times[batch][piece]
+                for other in ("eager", "ort")
+                for batch in BATCHES
+            }
+            calls = {
+                f"{key} {batch}": times[batch][name]
+                for key, name in (("mine", piece), ("eager", "eager"), ("ort", "ort"))
+                for batch in BATCHES
+            }
+            calls["floor 1"] = times[1][f"floor of {piece}"]
+            found = {
+                "quality": quality[piece],
+                "original_quality": quality["ort"],
+                "ratios": ratios,
+                "call_seconds": calls,
+                "smaller": _sizes(work.glob(f"{whole.name}*")) / _bytes(piece, work / piece),
+                "timed_with": sorted(mine),
+            }
+            report.remeasured(piece, found, work / piece)
+            print(
+                f"{piece}: {found['quality']:.2%} of {found['original_quality']:.2%}, "
+                + ", ".join(f"{value:.1f}× {name}" for name, value in ratios.items()),
+                flush=True,
+            )
 
 
-def nncf_qat(images: Tensor, labels: Tensor, folder: Path, seconds: float) -> tuple[Path, str]:
-    """NNCF's quantisation-aware training as its guide has it: quantise, fine-tune, export."""
-    from strop.engines import quiet_telemetry
-
-    quiet_telemetry()
-    import nncf
-
-    model = resnet.build()
-    calibration = nncf.Dataset([images[i : i + 1] for i in range(256)])
-    quantised = nncf.quantize(model, calibration, preset=nncf.QuantizationPreset.MIXED)
-    _fine_tune(quantised, images, labels, seconds, rate=1e-4)
-    path = folder / "nncf-qat.onnx"
-    quantised = nncf.strip(quantised.cpu().eval())
-    _export(quantised, images[:2], path, dynamo=False)
-    return path, f"NNCF {nncf.__version__} QAT, ONNX Runtime"
+def _finished(piece: str, folder: Path) -> bool:
+    """Whether there is something to time: a search may have delivered the original."""
+    return (folder / (f"{piece}.onnx" if piece in STOCK else "bundle")).exists()
 
 
-def torch_pruning(images: Tensor, labels: Tensor, folder: Path, seconds: float) -> tuple[Path, str]:
-    """torch-pruning with fine-tuning: the greatest ratio that keeps the validation accuracy."""
-    import torch_pruning as tp
-
-    held = 2000
-    base = resnet.build()
-    before = trouble.accuracy(base, images[-held:], labels[-held:])
-    chosen: tuple[nn.Module, float] | None = None
-    for ratio in RATIOS:  # the greatest first, with an equal share of the time
-        model = copy.deepcopy(base).train()
-        last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
-        tp.pruner.BasePruner(
-            model,
-            images[:2],
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=ratio,
-            ignored_layers=[last],
-            round_to=8,
-        ).step()
-        _fine_tune(model, images[:-held], labels[:-held], seconds / len(RATIOS), rate=1e-3)
-        model.eval()
-        if trouble.accuracy(model, images[-held:], labels[-held:]) >= before - WITHIN:
-            chosen = model, ratio
-            break
-    if chosen is None:
-        chosen = base, 0.0
-    path = folder / "torch-pruning.onnx"
-    _export(chosen[0], images[:2], path)
-    return path, f"torch-pruning {tp.__version__}, {chosen[1]:.0%} of the channels, ONNX Runtime"
+def _delivered(piece: str, folder: Path) -> SessionSpec:
+    if piece not in STOCK:
+        return beside.of_bundle(folder / "bundle")
+    return beside.of_onnx(folder / f"{piece}.onnx")
 
 
-def _fine_tune(
-    model: nn.Module, images: Tensor, labels: Tensor, seconds: float, *, rate: float
-) -> None:
-    """Adam and a cosine over the time, on the labels, as the stock guides have it."""
-    torch.manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-    began = time.monotonic()
-    model.train()
-    for rows in _batches(len(images)):
-        done = (time.monotonic() - began) / seconds
-        if done >= 1:
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * done))
-        loss = functional.cross_entropy(model(images[rows]), labels[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+def _factory(piece: str) -> str:
+    return f"{Path(trouble.__file__)}:build" if piece == "trouble" else MODEL
 
 
-def _batches(count: int) -> Iterator[Tensor]:
-    while True:
-        yield from torch.randperm(count).split(BATCH)
+def _original(piece: str, images: Tensor, work: Path) -> Path:
+    """The network that a piece starts from, as an ONNX file, made once."""
+    build = trouble.build if piece == "trouble" else resnet.build
+    path = work / f"{'Trouble' if piece == 'trouble' else 'ResNet'}.onnx"
+    if not path.exists():
+        stock.export(build(), images[:2], path)
+    return path
 
 
 def _files(source: Path, work: Path) -> tuple[Path, Path]:
@@ -209,18 +212,15 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["image"]), torch.from_numpy(file["target"])
 
 
-def _export(model: nn.Module, example: Tensor, path: Path, *, dynamo: bool = True) -> None:
-    names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
-    if dynamo:
-        free = ({0: torch.export.Dim("batch")},)
-        torch.onnx.export(model, (example,), path, dynamic_shapes=free, dynamo=True, **names)
-    else:
-        axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
-        torch.onnx.export(model, (example,), path, dynamic_axes=axes, dynamo=False, **names)
+def _bytes(piece: str, folder: Path) -> int:
+    if piece in STOCK:
+        return _sizes(folder.glob(f"{piece}.onnx*"))
+    return _sizes((folder / "bundle" / "model").rglob("*"))
 
 
-def _model_bytes(bundle: Path) -> int:
-    return sum(file.stat().st_size for file in (bundle / "model").rglob("*") if file.is_file())
+def _sizes(files: Iterable[Path]) -> int:
+    """Bytes of a graph and of the weights that may lie beside it."""
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def optimize(
     Parameters
     ----------
     model
-        Path of an ONNX file, ``"file.py:callable"`` with ``trust=True``, or an `nn.Module`.
+        Path of an ONNX file, ``"file.py:callable"`` with ``trust=True``, or an `nn.Module`; or a
+        list of them for one task, of which the first is the original.
     data
         Path of the examples, or a mapping of arrays by input name, with ``target`` if there is
         one. See docs/guide-data.md.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -18,6 +19,7 @@ COMMANDS = (
     "report",
     "load-test",
     "doctor",
+    "conformance",
 )
 HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "scipy", "pydantic", "numpy")
 
@@ -92,3 +94,10 @@ def test_without_a_command_the_help_is_shown() -> None:
     assert done.returncode == 2
     assert "Usage: strop" in done.stdout
     assert not done.stderr
+
+
+def test_python_m_strop_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "strop", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == version("strop")

@@ -18,11 +18,14 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("weights.pth", "file.py:callable"),
-        ("program.pt2", "export it to ONNX"),
-        ("net.tflite", "tf2onnx"),
+        ("weights.pth", "is a pickle.*weights_only=True"),
+        ("pytorch_model.bin", "is a pickle"),
+        ("net.pkl", "is a pickle.*pass the object itself to strop.optimize"),
+        ("net.joblib", "is a pickle.*file.py:callable"),
+        ("net.safetensors", "Hugging Face folder"),
+        ("saved_model.pb", "the folder of the SavedModel"),
+        ("net.h5", "model.save"),
         ("net.xml", "the ONNX file"),
-        ("net.pkl", "skl2onnx"),
         ("net.py", "net.py:build"),
         ("net.engine", "compiled from"),
     ],

@@ -11,11 +11,14 @@ import pytest
 from strop import benching, profiling, records
 from strop.bundle import Verification
 from strop.records import Event, Record
+from strop.report import record as breakdown
+from strop.testing import matrix
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 
 DOCUMENTED: tuple[type[Record], ...] = (
     records.Result,
+    records.Network,
     records.Candidate,
     records.NearMiss,
     records.Claim,
@@ -54,6 +57,15 @@ DOCUMENTED: tuple[type[Record], ...] = (
     benching.Checks,
     benching.Histogram,
     benching.Attempt,
+    breakdown.Breakdown,
+    breakdown.Ladder,
+    breakdown.Rung,
+    breakdown.Setting,
+    breakdown.Training,
+    breakdown.EngineRow,
+    matrix.Matrix,
+    matrix.Row,
+    matrix.Cell,
 )
 
 

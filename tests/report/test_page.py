@@ -62,8 +62,10 @@ def test_sections_come_in_the_order_of_a_reader(improved_folder: Path) -> None:
     _, page = read(improved_folder)
     assert [section["id"] for section in page.all("section")] == [
         "glance",
+        "steps",
         "claim",
         "candidates",
+        "engines",
         "calls",
         "trials",
         "operators",

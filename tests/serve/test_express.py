@@ -31,6 +31,12 @@ from .waiting import END
 INFER = "/v2/models/fake/infer"
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a busy machine takes a batch away for, it stays on the loop's thread."""
+    monkeypatch.setattr("strop.serve.instance.INLINE_LIMIT", END)
+
+
 def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
@@ -404,6 +410,29 @@ async def test_draining_answers_what_was_taken_and_refuses_what_comes() -> None:
     assert (await after.answers(1))[0][0] == 503
     await drain
     await site.close()
+
+
+@pytest.mark.parametrize("what", ["server", "model"])
+def test_a_batch_that_fails_while_draining_is_computed_again_all_the_same(what: str) -> None:
+    @on_a_loop
+    async def scenario() -> None:
+        site = Site()
+        await site.knowing(plain(1.5), plain(FAILS))
+        clients = [Client(site.front) for _ in range(3)]
+        for client, value in zip(clients, (2.5, FAILS, 3.5), strict=True):
+            client.send(post(INFER, plain(value)))
+        assert len(site.lane.waiting) == 3
+        site.core.draining = what == "server"
+        drain = asyncio.ensure_future(site.batcher.drain())
+        answers = [(await client.answers(1))[0] for client in clients]
+        assert [answer[0] for answer in answers] == [200, 500, 200]
+        await drain
+        for client in clients:
+            client.leave()
+        assert site.front.in_flight == 0
+        await site.close()
+
+    scenario()
 
 
 @on_a_loop

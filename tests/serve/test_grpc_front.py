@@ -141,6 +141,46 @@ def test_other_contents_decode(datatype: str) -> None:
     np.testing.assert_array_equal(decode_request(request, 0.0, None, Limits()).inputs["x"], values)
 
 
+def test_what_is_read_by_the_element_is_bounded_before_it_is_read() -> None:
+    """And what is raw is not: it is copied whole, whatever its size."""
+    from strop.serve.errors import BadRequest, TooLarge
+    from strop.serve.grpc_calls import parsed
+
+    kind = message("ModelInferRequest")
+    request = kind(model_name="m", id="mine")
+    request.inputs.add(name="x", datatype="INT64", shape=[500])
+    beside = request.ByteSize()
+    request.raw_input_contents.append(bytes(4000))
+    wire = request.SerializeToString()
+    assert parsed(kind, wire, beside + 3) == request  # a tag and a length of two bytes
+    with pytest.raises(TooLarge, match="raw_input_contents"):
+        parsed(kind, wire, beside + 2)
+    request.inputs[0].contents.int64_contents.extend([1] * 500)
+    del request.raw_input_contents[:]
+    wire = request.SerializeToString()
+    assert parsed(kind, wire, len(wire)) == request
+    with pytest.raises(TooLarge, match="raw_input_contents"):
+        parsed(kind, wire, len(wire) - 1)
+    # Kinds of field that the message has not are counted as well, and damage is not passed over.
+    for strange in (b"\xf8\x01\x05", b"\xf9\x01" + bytes(8), b"\xfd\x01" + bytes(4)):
+        with pytest.raises(TooLarge):
+            parsed(kind, strange + wire, len(wire))
+    for damage in (b"\xfb\x01", b"\x3a\xff\xff", b"\xff" * 11, b"\x10\x01" * 4097):
+        with pytest.raises((BadRequest, TooLarge)):
+            parsed(kind, damage, 1)
+
+
+def test_large_typed_contents_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        request = typed(fp32_contents=[1.0] * (Limits().json // 4 + 1))
+        error = await client.refused("ModelInfer", request)
+        assert error.code() == Code.RESOURCE_EXHAUSTED
+        assert "raw_input_contents" in str(error.details())
+        assert output(await client.call("ModelInfer", raw())).shape == X.shape
+
+    run(tmp_path, body)
+
+
 def test_a_deadline_is_the_earlier_of_the_calls_and_the_parameters() -> None:
     from strop.serve.grpc_codec import decode_request
 

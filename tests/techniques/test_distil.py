@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from torch import nn
 
 from strop import data, engines, models, techniques
 from strop.errors import ModelError, NotApplicable
+from strop.models import graph
 from strop.models.model import Model, ModuleSource
 from strop.models.module_form import ModuleForm, open_module
 from strop.records import SessionSpec, Step
@@ -217,6 +219,23 @@ def test_the_space_is_small_and_puts_the_users_own_first(model) -> None:
     assert students == ["a.py:f#1", "same"]
 
 
+def test_encoders_are_made_shallower_and_matched_inside(tmp_path) -> None:
+    from onnx import TensorProto, helper, save
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "x"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["b"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4, 4]) for n in ("x", "b")]
+    proto = helper.make_model(helper.make_graph(nodes, "attention", ends[:1], ends[1:]))
+    (tmp_path / "onnx").mkdir()
+    save(proto, tmp_path / "onnx" / "model.onnx")
+    encoder = Model.seal(tmp_path, graph.signature(proto))
+    space = list(techniques.get("distil").space(encoder, target()).grid())
+    assert space[0]["student"] == "shallow-0.5"
+    assert {params["transfer"] for params in space} == {"features"}
+
+
 def test_it_says_what_it_cannot_do(model, tmp_path) -> None:
     technique = techniques.get("distil")
     quantised = dataclasses.replace(model, meta={**model.meta, "quantised": True})
@@ -244,6 +263,15 @@ class Stubborn(nn.Module):
 def test_a_module_that_counts_on_its_width_is_refused() -> None:
     with pytest.raises(NotApplicable, match=r"cannot be narrowed|smaller"):
         narrower(Stubborn(), FORM, {"input": torch.zeros(2, 4)}, 0.5)
+
+
+def test_a_module_left_in_training_mode_is_narrowed_alike() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2)).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    given = {"input": torch.randn(2, 4)}
+    assert narrower(net, FORM, given, 0.5) == narrower(copy.deepcopy(net).eval(), FORM, given, 0.5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 class Groups(nn.Module):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 
 from strop.errors import NotApplicable
@@ -151,3 +152,37 @@ def test_models_without_big_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match="leaving its range"):
         small.apply(FP16(), unfit, tmp_path / "out")
     assert FP16().applies(small.conv_net(tmp_path / "net"), small.target())
+
+
+def test_tensors_that_overflow_on_the_calibration_rows_stay_float32(tmp_path: Path) -> None:
+    model = small.seal(
+        tmp_path / "in",
+        [
+            node("MatMul", ["x", "w1"], ["loud"], name="first"),
+            node("Relu", ["loud"], ["r"], name="relu"),
+            node("MatMul", ["r", "w2"], ["quiet"], name="second"),
+            node("MatMul", ["quiet", "w3"], ["y"], name="third"),
+        ],
+        {
+            "w1": small.floats(64, 64, seed=1) * 9000,  # products of some 9000·√64 and more
+            "w2": small.floats(64, 64, seed=2) / 1e3,
+            "w3": small.floats(64, 64, seed=3) / 8,
+        },
+        inputs={"x": ("n", 64)},
+        outputs={"y": ("n", 64)},
+    )
+    arrays = {"x": small.floats(16, 64, seed=9)}
+    answer = small.run(model, arrays)["y"]
+    blind = small.apply(FP16(), model, tmp_path / "blind", weights_only=False)
+    # ONNX Runtime without FP16 arithmetic computes in FP32, and its casts cancel out.
+    with np.errstate(all="ignore"):
+        (spoilt,) = onnx.reference.ReferenceEvaluator(small.proto_of(blind)).run(None, arrays)
+    assert not np.all(np.isfinite(spoilt))
+    data = {"calibrate": small.dataset(model, 24)}
+    seen = small.apply(FP16(), model, tmp_path / "seen", data=data, weights_only=False)
+    assert seen.meta["kept_fp32_tensors"] == ["loud", "r"]
+    types = types_of(seen)
+    assert types["w1"] == onnx.TensorProto.FLOAT
+    assert types["w3:fp16"] == onnx.TensorProto.FLOAT16
+    (kept,) = onnx.reference.ReferenceEvaluator(small.proto_of(seen)).run(None, arrays)
+    assert relative_error(answer, kept) < 5e-3

@@ -194,6 +194,10 @@ def test_equal_runs_give_equal_files_and_a_seed_chooses_rows(tmp_path: Path) -> 
         {"calibrator": "percentile"},
         {"calibrator": "minmax", "rounding": "nearest", "bias_correction": False},
         {"keep_float": 0.2, "rank": "error-per-microsecond"},
+        {"calibrator": "entropy"},
+        {"rounding": "adaround", "keep_float": 0.1},
+        {"equalise": "scale"},
+        {"equalise": "absorb", "rounding": "nearest"},
     ],
 )
 def test_every_parameter_gives_a_sound_model(tmp_path: Path, params: dict[str, Any]) -> None:
@@ -250,3 +254,21 @@ def test_it_says_why_it_does_not_apply(tmp_path: Path) -> None:
     )
     assert "no float32 convolution" in technique.applies(empty, goal).reason
     assert technique.space(model, goal).default["smooth"] == 0.0
+
+
+def test_rare_settings_are_tried_alone(tmp_path: Path) -> None:
+    technique, goal = StaticINT8(), small.target("avx512_vnni")
+    plain = technique.space(small.conv_net(tmp_path / "relu"), goal)
+    clipped = technique.space(deep_net(tmp_path / "clip"), goal)
+    assert plain.default["equalise"] == clipped.default["equalise"] == "none"
+    assert {entry["equalise"] for entry in plain.grid()} == {"none", "scale"}
+    assert {entry["equalise"] for entry in clipped.grid()} == {"none"}
+    rare = {"calibrator": "entropy", "rounding": "adaround", "equalise": "scale"}
+    kept = [entry for entry in plain.grid() if technique.follows((), entry)]
+    assert plain.default in kept
+    assert len(kept) < len(list(plain.grid())) / 2
+    for entry in kept:
+        changed = [name for name, value in rare.items() if entry[name] == value]
+        assert len(changed) <= 1
+        assert not changed or (entry["keep_float"] <= 0.1 and entry["calibrator"] != "minmax")
+    assert all(any(entry[name] == value for entry in kept) for name, value in rare.items())

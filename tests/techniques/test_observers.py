@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from strop.techniques.observers import Extremes, Histogram
 
@@ -96,3 +97,44 @@ def test_thinning_keeps_the_extremes_and_the_shape() -> None:
     assert thin.range("minmax") == full.range("minmax")
     assert thin.counts.sum() <= 5_000
     assert thin.range("mse") == pytest.approx(full.range("mse"), rel=0.1)
+
+
+def test_entropy_clips_where_a_plain_transcription_of_the_method_does() -> None:
+    values = np.random.default_rng(3).standard_t(3, 20000).astype(np.float32)
+    seen = Histogram(bins=2048)
+    seen.update(values)
+    low, high = seen.range("entropy")
+    assert -low == high < np.abs(values).max()  # a heavy tail is clipped, on both sides alike
+    half = seen.counts.size // 2
+    bins = np.array([seen.counts[half + i] + seen.counts[half - 1 - i] for i in range(half)], float)
+    bins[0] = bins[1]
+
+    def loss(end: int) -> float:
+        sums, full = np.zeros(128), np.zeros(128)
+        for i in range(end):
+            sums[i * 128 // end] += bins[i]
+            full[i * 128 // end] += bins[i] > 0
+        told = [sums[i * 128 // end] / full[i * 128 // end] if bins[i] else 0 for i in range(end)]
+        inside = bins[:end].copy()
+        inside[-1] += bins[end:].sum()
+        return float(entropy(inside, told))
+
+    assert loss(round(high * half / seen.limit)) < 1.05 * min(map(loss, range(128, half, 17)))
+
+
+def test_entropy_of_positive_values_starts_at_zero_and_zeros_do_not_decide() -> None:
+    values = np.abs(np.random.default_rng(3).standard_normal(20000)).astype(np.float32)
+    seen, sparse = Histogram(), Histogram()
+    seen.update(values)
+    sparse.update(np.concatenate([values, np.zeros(10**6, np.float32)]))
+    assert seen.range("entropy")[0] == 0.0
+    assert sparse.range("entropy")[1] == pytest.approx(seen.range("entropy")[1], rel=0.2)
+
+
+def test_entropy_of_nothing_but_zeros_is_nothing() -> None:
+    seen = Histogram()
+    seen.update(np.zeros(10, np.float32))
+    assert seen.range("entropy") == (0.0, 0.0)
+    one = Histogram()
+    one.update(np.full(10, 2.0, np.float32))
+    assert one.range("entropy") == (0.0, 2.0)

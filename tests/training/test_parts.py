@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from strop.errors import NotApplicable
+from strop.models.module_blocks import leave_out
 from strop.training.loader import Loader, hold_out, order, view
 from strop.training.losses import kind_of, labels_for, output_loss, quality_of
 from strop.training.memory import checkpoint_blocks
@@ -220,6 +222,17 @@ def test_tokens_are_matched_by_their_depth() -> None:
     pairs = match_layers(net(8, 4).eval(), net(4, 2).eval(), lambda module: module(x))
     assert pairs
     assert all(one and other for one, other in pairs)
+
+
+def test_what_stays_of_a_shallower_copy_gives_what_was_left_out_behind_it() -> None:
+    layers = [nn.TransformerEncoderLayer(8, 2, 8, 0.0, batch_first=True) for _ in range(6)]
+    teacher = nn.Sequential(nn.Linear(6, 8), nn.Sequential(*layers)).eval()
+    student = copy.deepcopy(teacher)
+    for name in ("1.1", "1.3", "1.4"):
+        student = leave_out(student, name)
+    x = torch.randn(2, 5, 6)
+    pairs = match_layers(teacher, student, lambda module: module(x))
+    assert pairs == [(name, name) for name in ("1.1", "1.4", "1.5")]
 
 
 @pytest.mark.parametrize("kind", ["attention", "features"])

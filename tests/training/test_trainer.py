@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 import time
 
@@ -15,7 +16,7 @@ from strop.training import TrainSettings as Settings
 from strop.training import train
 from strop.training.checkpoint import load
 
-from .conftest import FORM, Net, accuracy, arrays, dataset
+from .conftest import CLASSES, FORM, Net, accuracy, arrays, dataset
 
 # One thread: two wait for each other on a busy machine.
 TrainSettings = functools.partial(Settings, threads=1)
@@ -144,7 +145,14 @@ def test_a_damaged_checkpoint_is_left_alone(teacher, tmp_path) -> None:
     assert run(student(), teacher, arrays(600, 1), tmp_path).resumed == 0
 
 
-def test_time_is_kept_and_the_schedule_ends_within_it(teacher, tmp_path) -> None:
+@pytest.fixture
+def ticking(monkeypatch) -> None:
+    """A clock that goes on by 10 ms whenever it is read, however busy the machine is."""
+    ticks = itertools.count()
+    monkeypatch.setattr("strop.training.clock.time.monotonic", lambda: next(ticks) / 100)
+
+
+def test_time_is_kept_and_the_schedule_ends_within_it(teacher, tmp_path, ticking) -> None:
     settings = TrainSettings(seconds=2.0, epochs=1e6, batch=64, lr=1e-3, patience=None)
     report = run(student(), teacher, arrays(2000, 1), tmp_path, settings)  # or it never ends
     assert report.steps > 20
@@ -159,11 +167,26 @@ def _rest(report, folder):
     return {name: document["identity"][name] for name in ("seed", "data", "student")}
 
 
-def test_a_deadline_counts_like_the_budget(teacher, tmp_path) -> None:
+def test_a_deadline_counts_like_the_budget(teacher, tmp_path, ticking) -> None:
     settings = TrainSettings(epochs=1e6, batch=64, lr=1e-3, patience=None)
     soon = time.monotonic() + 1.5
     report = run(student(), teacher, arrays(2000, 1), tmp_path, settings, deadline=soon)
     assert 0 < report.steps < 1e6
+
+
+def test_short_time_is_for_smaller_batches_and_fewer_judged(teacher, tmp_path, ticking) -> None:
+    lines: list[str] = []
+    settings = TrainSettings(seconds=4.0, epochs=1e6, batch=64, lr=1e-3, patience=None)
+    net, training = student(), arrays(2000, 1)
+    report = run(
+        net, teacher, training, tmp_path, settings, judge=dataset(arrays(900, 2)), emit=lines.append
+    )
+    # A reading of the clock is 10 ms, whatever lies between two, and a step takes some of them.
+    assert report.batch == 32
+    assert 200 <= report.judged < 900
+    assert any("32 examples a step: of 64" in line for line in lines)
+    told = TrainSettings(seconds=4.0, epochs=1e6, batch=64, least_batch=64, lr=1e-3, patience=None)
+    assert run(net, teacher, training, tmp_path / "told", told).batch == 64
 
 
 def test_a_budget_below_one_epoch_says_what_was_skipped(teacher, tmp_path) -> None:
@@ -176,7 +199,7 @@ def test_a_budget_below_one_epoch_says_what_was_skipped(teacher, tmp_path) -> No
 
 def test_a_budget_of_no_use_is_refused_with_numbers(teacher, tmp_path) -> None:
     settings = TrainSettings(seconds=1e-4, batch=64)
-    with pytest.raises(NotApplicable, match=r"too short to train: a step of 64 examples takes"):
+    with pytest.raises(NotApplicable, match=r"too short to train: a step of 32 examples takes"):
         run(student(), teacher, arrays(2000, 1), tmp_path, settings)
 
 
@@ -223,6 +246,66 @@ def test_frozen_parameters_stay_and_tied_ones_stay_tied(teacher, tmp_path) -> No
 def test_a_module_made_for_inference_is_trained_all_the_same(teacher, tmp_path) -> None:
     net = student().requires_grad_(False)
     assert run(net, teacher, arrays(2000, 1), tmp_path).best > 0.9
+
+
+def test_a_teacher_left_in_training_mode_teaches_like_any_other(teacher, tmp_path) -> None:
+    left, net, other = copy.deepcopy(teacher).train(), student(), student()
+    before = state_of(left)
+    run(net, left, arrays(600, 1), tmp_path / "left")
+    run(other.train(), teacher, arrays(600, 1), tmp_path / "other")
+    assert same(state_of(left), before)  # the statistics of its normalisation too
+    assert same(state_of(net), state_of(other))
+
+
+class Stepped(Net):
+    """Rounds half way: what lies before gets no gradient."""
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x))).detach().round()
+        return self.head(torch.relu(self.second(x)))
+
+
+def test_parameters_behind_an_operation_without_gradient_are_told(teacher, tmp_path) -> None:
+    torch.manual_seed(1)
+    net, lines = Stepped(8), []
+    before = state_of(net)
+    run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
+    assert torch.equal(net.first.weight, before["first.weight"])
+    assert not torch.equal(net.head.weight, before["head.weight"])
+    told = [line for line in lines if "no gradient reaches" in line]
+    assert len(told) == 1 and "4 of 8 parameters, 'first.weight' first" in told[0]
+
+
+class Decided(Net):
+    """Gives decisions as numbers, and no gradient at all."""
+
+    def forward(self, x):
+        return nn.functional.one_hot(super().forward(x).argmax(1), CLASSES).float()
+
+
+class OneWay(torch.autograd.Function):
+    """An operator of the user's own that nobody has written a derivative for."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+
+class Signed(Net):
+    def forward(self, x):
+        return super().forward(OneWay.apply(self.first(x)) @ self.first.weight)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Decided, "no gradient reaches its parameters"),
+        (Signed, r"cannot be trained: .*backward"),
+    ],
+)
+def test_an_operator_without_a_derivative_is_a_reason(teacher, tmp_path, kind, message) -> None:
+    with pytest.raises(NotApplicable, match=message):
+        run(kind(8), teacher, arrays(600, 1), tmp_path)
 
 
 def test_a_module_without_parameters_is_refused(teacher, tmp_path) -> None:

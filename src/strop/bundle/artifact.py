@@ -93,8 +93,15 @@ def _without_notes(value: Any) -> Any:
     return [_without_notes(item) for item in value] if isinstance(value, list) else value
 
 
+def _leave(path: Path) -> None:
+    """Compiled without paths and symbols for debuggers, or the user's own file."""
+
+
 _CLEANERS: dict[str, Callable[[Path], None]] = {
     "onnx": _clean_onnx,
     "openvino": _clean_openvino,
     "exported": _clean_exported,
+    "inductor": _leave,
+    "tflite": _leave,
+    "executorch": _leave,
 }

@@ -23,7 +23,7 @@ class Contents:
     artifact
         The main file as `Engine.build` wrote it; everything in its folder ships.
     form
-        ``onnx``, ``openvino`` or ``exported``.
+        ``onnx``, ``openvino``, ``exported``, ``inductor``, ``tflite`` or ``executorch``.
     original_digest
         Digest of the model that was given.
     result
@@ -41,6 +41,8 @@ class Contents:
         A few examples and the outputs that the *original* gives for them, rows first.
     preprocess
         ``file.py:fn``; the file is copied.
+    processor
+        Folder of the tokeniser or image processor that came with the model; copied as it is.
     """
 
     name: str
@@ -61,3 +63,4 @@ class Contents:
     sample_inputs: Mapping[str, np.ndarray]
     sample_outputs: Mapping[str, np.ndarray]
     preprocess: str | None = None
+    processor: Path | None = None

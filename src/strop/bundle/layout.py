@@ -18,14 +18,22 @@ SCORES = "evidence/scores.npz"
 TIMINGS = "evidence/timings.json"
 SAMPLE = "evidence/sample.npz"
 PREPROCESS = "preprocess.py"
+PROCESSOR = "processor"
 METRIC = "metric.py"
 README = "README.md"
 RUNNER = "run.py"
 
-FORMS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "exported"}
+FORMS = {
+    ".onnx": "onnx",
+    ".xml": "openvino",
+    ".pt2": "exported",
+    ".so": "inductor",
+    ".tflite": "tflite",
+    ".pte": "executorch",
+}
 """The form of an artefact by its suffix: nothing else is shipped, and nothing else is loaded."""
-CODE = ("exported",)
-"""Forms that may run code when they are loaded."""
+CODE = {"exported": "an exported program", "inductor": "a compiled library"}
+"""Forms that may run code when they are loaded, and what they are called."""
 
 _SCHEMA = 1
 

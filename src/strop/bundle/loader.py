@@ -95,7 +95,8 @@ def load(
     Parameters
     ----------
     trust
-        Whether an artefact that is code (an exported PyTorch program) may be loaded.
+        Whether an artefact that is code (an exported PyTorch program, a compiled library) may be
+        loaded.
     threads
         Threads of one inference; None means as many as it was measured with.
     check
@@ -137,13 +138,15 @@ def session_spec(
 
     deploy = manifest.recipe.deploy
     # An engine that runs Python modules would take any file for the description of one.
-    if manifest.form not in engines.get(deploy.engine).consumes:
+    engine = engines.get(deploy.engine)
+    if manifest.form not in (*engine.consumes, *engine.ships):
         raise BundleError(f"the engine '{deploy.engine}' loads no artefact like '{manifest.form}'")
     options: dict[str, Any] = dict(deploy.options)
     if manifest.form in CODE:
         if not trust:
+            what = CODE[manifest.form]
             raise TrustError(
-                f"the bundle '{folder}' holds an exported program, which may run code when loaded",
+                f"the bundle '{folder}' holds {what}, which may run code when loaded",
                 hint="pass --trust (trust=True in Python) if you know where it comes from",
             )
         options["trust"] = True

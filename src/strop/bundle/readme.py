@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strop.bundle.layout import PREPROCESS
+from strop.bundle.layout import CODE, PREPROCESS
 from strop.bundle.runner import PACKAGES
 from strop.records import Manifest
 
@@ -13,6 +13,7 @@ def text(manifest: Manifest) -> str:
     names = ", ".join(f"{spec.name}=…" for spec in manifest.signature.inputs)
     if not all(spec.name.isidentifier() for spec in manifest.signature.inputs):
         names = "**{" + ", ".join(f'"{spec.name}": …' for spec in manifest.signature.inputs) + "}"
+    trust = ", trust=True" if manifest.form in CODE else ""  # it is code
     lines = [
         f"# {manifest.name}",
         "",
@@ -20,6 +21,7 @@ def text(manifest: Manifest) -> str:
         "",
         f"- **Claim:** {manifest.claim or 'none; it could not be shown to match the original'}.",
         f"- **Recipe:** {manifest.recipe}",
+        *_start(manifest),
         f"- **Signature:** `{manifest.signature}`",
         *_figures(manifest),
         f"- **Machine:** {machine.cpu} ({machine.architecture}), {machine.cores} logical CPUs",
@@ -32,7 +34,7 @@ def text(manifest: Manifest) -> str:
         "```python",
         "import strop",
         "",
-        'model = strop.load("path/to/this/folder")',
+        f'model = strop.load("path/to/this/folder"{trust})',
         f"outputs = model({names})  # a dict of arrays",
         "```",
         "",
@@ -45,6 +47,13 @@ def text(manifest: Manifest) -> str:
             f"Inputs go through `{manifest.preprocess}` first; `{PREPROCESS}` holds its source.",
             "",
         ]
+    if manifest.processor:
+        lines += [
+            f"What makes inputs of text or images lies in `{manifest.processor}/`, as it came with",
+            "the model: with transformers, `AutoTokenizer.from_pretrained` or",
+            "`AutoImageProcessor.from_pretrained` opens that folder.",
+            "",
+        ]
     lines += [
         "## Check it",
         "",
@@ -54,6 +63,14 @@ def text(manifest: Manifest) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _start(manifest: Manifest) -> list[str]:
+    """Which of several networks it is, where several were given."""
+    if not manifest.recipe.start:
+        return []
+    original = manifest.lineage.get("model", "another network")
+    return [f"- **Starts from:** {manifest.recipe.start}; the claim is held against {original}"]
 
 
 def _figures(manifest: Manifest) -> list[str]:

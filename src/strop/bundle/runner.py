@@ -23,11 +23,11 @@ _TAIL = """for name, array in outputs.items():
     print(name, array.dtype, list(array.shape))
 """
 
-_ONNX = """session = ort.InferenceSession(here / "{artifact}", providers=["CPUExecutionProvider"])
+_ONNX = """session = ort.InferenceSession(here / "{artifact}", providers={providers})
 names = [output.name for output in session.get_outputs()]
 outputs = dict(zip(names, session.run(names, inputs)))
 """
-_OPENVINO = """model = ov.Core().compile_model(here / "{artifact}", "CPU", {properties})
+_OPENVINO = """model = ov.Core().compile_model(here / "{artifact}", "{device}", {properties})
 results = model(inputs)
 outputs = {{name: results[name] for name in {names}}}
 """
@@ -40,7 +40,35 @@ values = [values] if isinstance(values, torch.Tensor) else list(values)
 outputs = dict(zip({names}, (value.numpy() for value in values)))
 """
 
-PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "exported": "torch"}
+_INDUCTOR = """# Loading a library runs its code, which is for the CPU that it was compiled on.
+library = torch._C._aoti.AOTIModelContainerRunner{kind}(str(here / "{artifact}"), 1)
+values = library.run([torch.from_numpy(inputs[name]).to("{torch}") for name in {takes}])
+outputs = dict(zip({names}, (value.cpu().numpy() for value in values)))
+"""
+_TFLITE = """model = Interpreter(model_path=str(here / "{artifact}"), num_threads={threads})
+places = list(zip({takes}, model.get_input_details()))
+for name, entry in places:
+    model.resize_tensor_input(entry["index"], inputs[name].shape)
+model.allocate_tensors()
+for name, entry in places:
+    model.set_tensor(entry["index"], inputs[name])
+model.invoke()
+ends = zip({names}, model.get_output_details())
+outputs = {{name: model.get_tensor(entry["index"]) for name, entry in ends}}
+"""
+_EXECUTORCH = """program = Runtime.get().load_program(here / "{artifact}").load_method("forward")
+values = program.execute([torch.from_numpy(inputs[name]) for name in {takes}])
+outputs = dict(zip({names}, (value.numpy() for value in values)))
+"""
+
+PACKAGES = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "exported": "torch",
+    "inductor": "torch",
+    "tflite": "ai-edge-litert",
+    "executorch": "executorch",
+}
 """The distribution that runs a form."""
 _IMPORTS = {
     "onnx": "import onnxruntime as ort",
@@ -50,8 +78,18 @@ _IMPORTS = {
         "import openvino as ov"
     ),
     "exported": "import torch",
+    "inductor": "import torch",
+    "tflite": "from ai_edge_litert.interpreter import Interpreter",
+    "executorch": "import torch\nfrom executorch.runtime import Runtime",
 }
-_BODIES = {"onnx": _ONNX, "openvino": _OPENVINO, "exported": _EXPORTED}
+_BODIES = {
+    "onnx": _ONNX,
+    "openvino": _OPENVINO,
+    "exported": _EXPORTED,
+    "inductor": _INDUCTOR,
+    "tflite": _TFLITE,
+    "executorch": _EXECUTORCH,
+}
 
 
 def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> str:
@@ -63,11 +101,23 @@ def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> st
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
     if recipe.deploy.streams > 1:
         properties["NUM_STREAMS"] = str(recipe.deploy.streams)
+    device = recipe.deploy.device
+    if device.startswith("npu"):
+        properties = {}  # it computes in FP16 whatever one asks for
+    providers = ["CPUExecutionProvider"]
+    if provider := options.get("provider"):
+        providers = [f"{provider}ExecutionProvider", *providers]
     batch = fixed_batch(signature)
     head = _HEAD.format(package=PACKAGES[form], imports=_IMPORTS[form])
     body = _BODIES[form].format(
         artifact=artifact,
         properties=json.dumps(properties),
         names=repr(list(signature.output_names)),
+        takes=repr(list(signature.input_names)),
+        threads=recipe.deploy.threads or 1,
+        providers=json.dumps(providers),
+        device=device.upper().replace(":", "."),
+        torch=device,
+        kind="Cpu" if device == "cpu" else "Cuda",
     )
     return head + ("" if batch is None else _FIXED.format(batch=batch)) + body + _TAIL

@@ -18,6 +18,7 @@ from strop.bundle.layout import (
     METRIC,
     MODEL,
     PREPROCESS,
+    PROCESSOR,
     README,
     RESULT,
     RUNNER,
@@ -80,6 +81,8 @@ def _fill(folder: Path, contents: Contents) -> Manifest:
     (folder / RUNNER).write_text(
         runner.script(contents.form, name, contents.signature, contents.recipe), encoding="utf-8"
     )
+    if contents.processor is not None:
+        shutil.copytree(contents.processor, folder / PROCESSOR)
     manifest = Manifest(
         name=contents.name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -95,6 +98,7 @@ def _fill(folder: Path, contents: Contents) -> Manifest:
         original_digest=contents.original_digest,
         lineage=_lineage(folder, contents.lineage),
         preprocess=_copy_code(folder, contents.preprocess, PREPROCESS),
+        processor=None if contents.processor is None else PROCESSOR,
     )
     (folder / README).write_text(readme.text(manifest), encoding="utf-8")
     files = {path: sha256(folder / path) for path in sorted(listing(folder))}

@@ -19,6 +19,7 @@ import typer
 
 from strop.cli.commands.bench import bench
 from strop.cli.commands.compare import compare
+from strop.cli.commands.conformance import conformance
 from strop.cli.commands.demo import demo
 from strop.cli.commands.doctor import doctor
 from strop.cli.commands.inspect import inspect
@@ -49,6 +50,7 @@ for _command in (
     serve,
     report,
     doctor,
+    conformance,
     load_test,
 ):
     app.command()(_command)

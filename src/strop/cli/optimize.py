@@ -17,7 +17,7 @@ from strop.search import Request, parse_bytes, parse_seconds
 class Options:
     """The command's options as they were typed."""
 
-    model: str
+    models: list[str]
     data: str
     within: str
     output: Path
@@ -26,6 +26,7 @@ class Options:
     budget: str
     batch: int
     threads: int | None
+    device: str
     max_memory: str | None
     max_p99: str | None
     price: str | None
@@ -71,7 +72,7 @@ def search(request: Request, *, as_json: bool) -> int:
 def request_of(options: Options) -> Request:
     """What was typed as what is meant; InputError when it means nothing."""
     return Request(
-        model=options.model,
+        model=options.models if len(options.models) > 1 else options.models[0],
         data=options.data,
         within=options.within,
         output=options.output,
@@ -86,6 +87,7 @@ def request_of(options: Options) -> Request:
         batch=options.batch,
         shapes=shapes_of(options.shape),
         threads=options.threads,
+        device=options.device,
         train=options.train,
         train_budget=options.train_budget,
         student=options.student,

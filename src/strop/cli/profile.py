@@ -13,7 +13,16 @@ from rich.table import Table
 from strop.cli.numbers import duration, quantity
 from strop.cli.optimize import pairs_of
 from strop.cli.status import status
-from strop.profiling import EngineProfile, Profile, Quantisation, profile, write_page
+from strop.profiling import (
+    EngineProfile,
+    Profile,
+    Quantisation,
+    keep,
+    output_folder,
+    profile,
+    write_page,
+    write_report,
+)
 
 _ROWS = 12
 
@@ -29,7 +38,7 @@ class Options:
     batch: int
     threads: int | None
     runs: int
-    output: Path
+    output: Path | None
     quick: bool
     reader: str | None
     preprocess: str | None
@@ -38,10 +47,14 @@ class Options:
 
 
 def run(options: Options, *, as_json: bool) -> int:
-    """Profile, write the page, print, and return the exit code."""
+    """Profile, write the page, print, and return the exit code.
+
+    The profile of an output folder's bundle is kept there, and shown in the folder's report.
+    """
+    folder = output_folder(options.model)
     with status() as say:
         found = profile(
-            options.model,
+            options.model if folder is None else str(folder.bundle),
             options.data,
             against=options.against,
             engines=options.engines,
@@ -55,7 +68,11 @@ def run(options: Options, *, as_json: bool) -> int:
             trust=options.trust,
             say=say,
         )
-    page = write_page(found, options.output)
+    place = Path("profile.html") if folder is None else folder.path / "profile.html"
+    page = write_page(found, options.output or place)
+    if folder is not None:
+        keep(found, folder.path)
+        write_report(folder.path)
     if as_json:
         sys.stdout.write(found.to_json(indent=1) + "\n")
     else:

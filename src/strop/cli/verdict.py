@@ -25,6 +25,9 @@ def print_verdict(outcome: Outcome) -> None:
         console.print("[bold yellow]nothing better could be claimed[/]")
         console.print(f"  {result.reason}", highlight=False)
         console.print(f"  delivered: {result.delivered.text}, {result.claim or 'the original'}")
+    if result.others:
+        start = result.delivered.recipe.start or result.model
+        console.print(f"  starts from {start}; the original is {result.model}", markup=False)
     if result.near_miss is not None:
         miss = result.near_miss
         ratio = f", {miss.speedup:.2f}× the equivalent" if miss.speedup else ""

@@ -49,12 +49,19 @@ class Engine(ABC):
     """Raised whenever `build` writes something else for the same model; part of the cache key."""
     consumes: ClassVar[tuple[str, ...]]
     """Forms that `build` takes, the preferred one first."""
+    ships: ClassVar[tuple[str, ...]] = ()
+    """Forms that only its artefacts have, where `build` compiles instead of copying."""
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions decide what `build` writes; part of the cache key."""
     extra: ClassVar[str]
     """The extra that installs it: ``pip install 'strop[extra]'``."""
     native_artifact: ClassVar[bool] = False
     """Whether the artefact holds machine code, which ties it to an instruction set."""
+    takes_quantised: ClassVar[bool] = True
+    """Whether it takes what techniques have quantised to INT8 or less."""
+    build_seconds: ClassVar[float] = 0.0
+    """About what a build takes where that is long: short searches leave such engines out, and
+    others come to them last."""
     streams: ClassVar[bool] = False
     """Whether one session serves several calls at once; its sessions are then thread-safe."""
     exact_options: ClassVar[tuple[str, ...]] = ()

@@ -15,6 +15,9 @@ def has_form(model: Model, forms: Iterable[str]) -> Applicability:
     """Whether the model has one of the forms; otherwise why the export gave none."""
     if any(form in model.forms for form in forms):
         return Applicability.yes()
+    for form in forms:
+        if reason := model.meta.get(f"{form}_error"):
+            return Applicability.no(str(reason))
     failure = model.meta.get("export_error")
     why = f"; the export failed: {failure}" if failure else ""
     return Applicability.no(f"needs an ONNX form{why}")

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU and on whatever its execution providers reach."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines.onnxruntime_devices import RECORD, assert_used, providers, serves, serving
 from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, NotApplicable, StropError
@@ -57,6 +58,12 @@ class OnnxRuntime(Engine):
         Whether numbers below 1e-38 count as zero; False by default.
     fastmath
         FP32 matrix products in BF16 on ARM; changes the numbers, False by default.
+    provider
+        On another device than the CPU, which of its providers: ``CUDA`` (the default there),
+        ``Tensorrt``, ``QNN``, ``CoreML``, ``Dml``, ``VitisAI`` …, as this installation reports
+        them. Only CUDA's is known to keep FP32.
+    tf32
+        Whether CUDA's FP32 products may be TF32; changes the numbers, False by default.
     """
 
     name = "onnxruntime"
@@ -64,7 +71,7 @@ class OnnxRuntime(Engine):
     packages = ("onnxruntime",)
     extra = ""  # a core dependency
     streams = True
-    exact_options = ("graph", "spinning", "arena", "flush_denormals")
+    exact_options = ("graph", "spinning", "arena", "flush_denormals", "provider")
 
     def available(self) -> Applicability:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -74,14 +81,20 @@ class OnnxRuntime(Engine):
         return Applicability.yes()
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        if target.device != "cpu":
-            return Applicability.no(f"runs on the CPU only, not on '{target.device}'")
+        if target.device != "cpu" and not (answer := serves(target.device)):
+            return answer
         for answer in (has_form(model, self.consumes), border_types(model.signature, _DTYPES)):
             if not answer:
                 return answer
         return known_domains(model.forms["onnx"], _DOMAINS)
 
     def space(self, model: Model, target: Target) -> Space:
+        if target.device != "cpu":
+            found = serving(target.device)
+            choices = [Choice(name="provider", values=found)]
+            if found == ("CUDA",):
+                choices.append(Choice(name="tf32", values=(False, True)))
+            return Space(choices=tuple(choices))
         choices = [Choice(name="graph", values=("all", "extended"))]
         if target.thread_count > 1:
             choices.append(Choice(name="spinning", values=(True, False)))
@@ -92,8 +105,13 @@ class OnnxRuntime(Engine):
         return Space(choices=tuple(choices))
 
     def is_exact(self, options: Mapping[str, Any]) -> bool:
-        rest = {name: value for name, value in options.items() if name != "fastmath"}
-        return super().is_exact(rest) and not options.get("fastmath", False)
+        switches = ("fastmath", "tf32")
+        rest = {name: value for name, value in options.items() if name not in switches}
+        return (
+            super().is_exact(rest)
+            and not any(options.get(name, False) for name in switches)
+            and options.get("provider", "CUDA") == "CUDA"
+        )
 
     def build(self, model: Model, options: Mapping[str, Any], workdir: Path) -> Path:
         _session_options(options, Placement())
@@ -113,12 +131,16 @@ class OnnxRuntime(Engine):
         import onnxruntime
 
         settings = _session_options(options, placement)
+        chosen = _providers(options, placement)
         try:
+            # A run that fails on a device must fail, and not be run again on the CPU.
             session = onnxruntime.InferenceSession(
-                artifact, settings, providers=["CPUExecutionProvider"]
+                artifact, settings, providers=chosen, enable_fallback=0
             )
         except Exception as error:
             raise NotApplicable(f"ONNX Runtime cannot load the model: {_gist(error)}") from error
+        if placement.device != "cpu":
+            assert_used(session, chosen[0][0])
         return _OrtSession(session, signature, placement)
 
     def profile(
@@ -135,7 +157,7 @@ class OnnxRuntime(Engine):
         validate(arrays, signature)
         settings = _session_options(options, placement)
         try:
-            return profile(artifact, settings, ["CPUExecutionProvider"], arrays, runs)
+            return profile(artifact, settings, _providers(options, placement), arrays, runs)
         except RuntimeError as error:
             raise NotApplicable(f"ONNX Runtime cannot profile the model: {_gist(error)}") from error
 
@@ -164,10 +186,17 @@ class _OrtSession(Session):
         self._session = None
 
 
+def _providers(
+    options: Mapping[str, Any], placement: Placement
+) -> list[tuple[str, dict[str, str]]]:
+    tf32 = bool(options.get("tf32", False))
+    return providers(placement.device, options.get("provider"), tf32=tf32)
+
+
 def _session_options(options: Mapping[str, Any], placement: Placement) -> Any:
     import onnxruntime
 
-    known = {"graph", "spinning", "arena", "flush_denormals", "fastmath"}
+    known = {"graph", "spinning", "arena", "flush_denormals", "fastmath", "provider", "tf32"}
     if unknown := options.keys() - known:
         raise InputError(
             f"onnxruntime has no option {', '.join(sorted(unknown))}",
@@ -193,6 +222,8 @@ def _session_options(options: Mapping[str, Any], placement: Placement) -> Any:
     }
     for name, value in entries.items():
         settings.add_session_config_entry(name, "1" if value else "0")
+    if placement.device != "cpu":
+        settings.add_session_config_entry(RECORD, "1")
     return settings
 
 

@@ -43,7 +43,7 @@ class _Node:
 
 
 def profile(
-    artifact: Path, settings: Any, providers: Sequence[str], arrays: Arrays, runs: int
+    artifact: Path, settings: Any, providers: Sequence[Any], arrays: Arrays, runs: int
 ) -> OperatorTimes:
     """Profile `runs` calls of the ONNX file; `settings` are changed.
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO, on the CPU and on the GPUs and NPUs that it sees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines.openvino_devices import assert_present, present, properties
 from strop.engines.openvino_session import OpenVINOSession, gist
 from strop.engines.operators import OperatorTimes
 from strop.engines.telemetry import quiet_telemetry
@@ -26,6 +27,7 @@ _DTYPES = {
 }
 _PRECISIONS = ("f32", "bf16", "f16")
 _SHAPES = ("dynamic", "static")
+_HINTS = ("latency", "throughput")
 _BF16 = {"avx512_bf16", "amx_bf16"}
 _F16 = {"avx512_fp16", "amx_fp16", "fp16"}
 
@@ -46,6 +48,10 @@ class OpenVINO(Engine):
     shapes
         ``static`` compiles again for the first two shapes that come often, which takes the work
         of shapes out of each call; ``dynamic`` (the default) compiles once for all of them.
+    performance_hint
+        On a GPU or an NPU, whether ``latency`` or ``throughput`` decides what is left open; the
+        placement's streams say which by default. On the CPU streams and threads are named, and
+        nothing is left open.
     """
 
     name = "openvino"
@@ -54,7 +60,13 @@ class OpenVINO(Engine):
     packages = ("openvino",)
     extra = "openvino"
     streams = True
-    exact_options = ("precision", "dynamic_quantization", "flush_denormals", "shapes")
+    exact_options = (
+        "precision",
+        "dynamic_quantization",
+        "flush_denormals",
+        "shapes",
+        "performance_hint",
+    )
 
     def available(self) -> Applicability:
         if importlib.util.find_spec("openvino") is None:
@@ -63,7 +75,10 @@ class OpenVINO(Engine):
 
     def applies(self, model: Model, target: Target) -> Applicability:
         if target.device != "cpu":
-            return Applicability.no(f"runs on the CPU only, not on '{target.device}'")
+            if importlib.util.find_spec("openvino") is None:
+                return self.available()
+            if not (here := present(target.device)):
+                return here
         for answer in (
             has_form(model, self.consumes),
             border_types(model.signature, _DTYPES),
@@ -75,13 +90,9 @@ class OpenVINO(Engine):
         return known_domains(model.forms["onnx"], _DOMAINS)
 
     def space(self, model: Model, target: Target) -> Space:
-        isa = set(target.machine.isa)
-        precisions = ["f32"]
-        if isa & _BF16:
-            precisions.append("bf16")
-        if isa & _F16:
-            precisions.append("f16")
-        choices = [Choice(name="precision", values=tuple(precisions))]
+        choices = [Choice(name="precision", values=_precisions(target))]
+        if target.device != "cpu" and target.goal in ("throughput", "cost"):
+            choices.append(Choice(name="performance_hint", values=("throughput", "latency")))
         dims = [dim for spec in model.signature.inputs for dim in spec.shape or (None,)]
         free = not all(isinstance(dim, int) for dim in dims)
         # Where memory is what counts, two compilations are not offered.
@@ -125,15 +136,17 @@ class OpenVINO(Engine):
     ) -> Session:
         _check(options)
         openvino = _openvino()
+        device = assert_present(placement.device)
         try:
             network = openvino.Core().read_model(artifact)
             ports = _ports(network, signature)
             return OpenVINOSession(
                 network,
-                _properties(options, placement),
+                properties(options, placement),
                 ports,
                 signature,
                 placement,
+                device=device,
                 specialise=options.get("shapes") == "static",
             )
         except RuntimeError as error:
@@ -153,6 +166,7 @@ class OpenVINO(Engine):
         _check(options)
         validate(arrays, signature)
         openvino = _openvino()
+        device = assert_present(placement.device)
         try:
             network = openvino.Core().read_model(artifact)
             inputs, _ = _ports(network, signature)
@@ -163,8 +177,9 @@ class OpenVINO(Engine):
                         for port, name in zip(inputs, signature.input_names, strict=True)
                     }
                 )
-            properties = _properties(options, placement)
-            return profile(network, properties, inputs, signature, arrays, runs)
+            chosen = {**properties(options, placement), "PERF_COUNT": True}
+            compiled = openvino.compile_model(network, device, chosen)
+            return profile(compiled, network, inputs, signature, arrays, runs)
         except RuntimeError as error:
             raise NotApplicable(f"OpenVINO cannot profile the model: {gist(error)}") from error
 
@@ -174,6 +189,18 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def _precisions(target: Target) -> tuple[str, ...]:
+    """What may be computed in, FP32 first; an NPU has nothing else than FP16."""
+    kind = target.device.partition(":")[0]
+    if kind == "npu":
+        return ("f16",)
+    if kind == "gpu":
+        return ("f32", "f16")
+    isa = set(target.machine.isa)
+    found = {"bf16": isa & _BF16, "f16": isa & _F16}
+    return ("f32", *(name for name, has in found.items() if has))
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -194,26 +221,11 @@ def _check(options: Mapping[str, Any]) -> None:
         raise InputError(
             f"openvino's option shapes is '{shapes}'", hint=f"known: {', '.join(_SHAPES)}"
         )
-
-
-def _properties(options: Mapping[str, Any], placement: Placement) -> dict[str, Any]:
-    precision = options.get("precision", "f32")
-    quantize = bool(options.get("dynamic_quantization", False))
-    properties = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": placement.threads * placement.streams,
-        "NUM_STREAMS": placement.streams,
-        # Whoever starts us chooses the CPUs by affinity; threads that OpenVINO pins would fight
-        # with those of a neighbour process over the first cores.
-        "ENABLE_CPU_PINNING": False,
-        # Otherwise fewer threads than asked for run where two CPUs share a core.
-        "ENABLE_HYPER_THREADING": True,
-        "CPU_DENORMALS_OPTIMIZATION": bool(options.get("flush_denormals", False)),
-        "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" and not quantize else "PERFORMANCE",
-    }
-    if not quantize:
-        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
-    return properties
+    hint = options.get("performance_hint", "latency")
+    if hint not in _HINTS:
+        raise InputError(
+            f"openvino's option performance_hint is '{hint}'", hint=f"known: {', '.join(_HINTS)}"
+        )
 
 
 def _ports(network: Any, signature: Signature) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -19,23 +19,20 @@ _PRECISIONS = {
 
 
 def profile(
+    compiled: Any,
     network: Any,
-    properties: dict[str, Any],
     inputs: tuple[int, ...],
     signature: Signature,
     arrays: Arrays,
     runs: int,
 ) -> OperatorTimes:
-    """Profile `runs` calls of a network that is compiled for the CPU.
+    """Profile `runs` calls of `network`, compiled with ``PERF_COUNT``.
 
     Parameters
     ----------
     inputs
         Where each input of `signature` stands in the network.
     """
-    import openvino
-
-    compiled = openvino.compile_model(network, "CPU", {**properties, "PERF_COUNT": True})
     request = compiled.create_infer_request()
     given = {port: arrays[name] for port, name in zip(inputs, signature.input_names, strict=True)}
     seconds: dict[str, list[float]] = {}

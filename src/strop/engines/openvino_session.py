@@ -35,6 +35,8 @@ class OpenVINOSession(Session):
         What it is compiled with.
     ports
         Where each input and output of `signature` stands in the network.
+    device
+        What OpenVINO calls it: ``CPU``, ``GPU.1`` …
     specialise
         Whether shapes that come often get a compilation of their own.
     """
@@ -49,6 +51,7 @@ class OpenVINOSession(Session):
         signature: Signature,
         placement: Placement,
         *,
+        device: str = "CPU",
         specialise: bool = False,
     ) -> None:
         self.signature = signature
@@ -57,6 +60,7 @@ class OpenVINOSession(Session):
         self._inputs = tuple(zip(inputs, signature.input_names, strict=True))
         self._outputs = tuple(zip(outputs, signature.output_names, strict=True))
         self._network = network
+        self._device = device
         self._properties = properties
         self._specialise = specialise and any(
             port.get_partial_shape().is_dynamic for port in network.inputs
@@ -128,7 +132,7 @@ class OpenVINOSession(Session):
     def _compile(self, network: Any) -> _Requests:
         import openvino
 
-        compiled = openvino.compile_model(network, "CPU", self._properties)
+        compiled = openvino.compile_model(network, self._device, self._properties)
         requests: _Requests = queue.LifoQueue()
         for _ in range(self.concurrency):
             requests.put(compiled.create_infer_request())

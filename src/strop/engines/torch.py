@@ -1,4 +1,4 @@
-"""PyTorch, eager, on the CPU: the native runtime of modules and the baseline of their claims."""
+"""PyTorch, eager: the native runtime of modules and the baseline of their claims."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from strop.engines import _cuda
 from strop.engines._base import Arrays, Engine, Session
+from strop.engines._tensors import as_array, as_tensor
 from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError, TrustError
@@ -53,8 +55,8 @@ class TorchEager(Engine):
         return Applicability.yes()
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        if target.device != "cpu":
-            return Applicability.no(f"runs on the CPU only, not on '{target.device}'")
+        if not (answer := _cuda.usable(target.device)):
+            return answer
         if "module" not in model.forms and "exported" not in model.forms:
             return Applicability.no("needs a PyTorch module or an exported program")
         for spec in (*model.signature.inputs, *model.signature.outputs):
@@ -85,15 +87,16 @@ class TorchEager(Engine):
         import torch
 
         _check(options)
+        _cuda.prepare(placement.device)
         torch.set_num_threads(placement.threads)
         with contextlib.suppress(RuntimeError):  # it can be set once a process, before any use
             torch.set_num_interop_threads(1)
         run = (
-            _exported(artifact, signature, options)
+            _exported(artifact, signature, options, placement.device)
             if artifact.suffix == ".pt2"
-            else _module(artifact, self._payload)
+            else _module(artifact, self._payload, placement.device)
         )
-        return _TorchSession(run, signature)
+        return _TorchSession(run, signature, placement.device)
 
     def profile(
         self,
@@ -115,8 +118,11 @@ class _TorchSession(Session):
     thread_safe = False
     concurrency = 1
 
-    def __init__(self, run: Callable[[Tensors], Tensors], signature: Signature) -> None:
+    def __init__(
+        self, run: Callable[[Tensors], Tensors], signature: Signature, device: str
+    ) -> None:
         self.signature = signature
+        self._device = device
         self._run: Callable[[Tensors], Tensors] | None = run
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -125,11 +131,13 @@ class _TorchSession(Session):
         if self._run is None:
             raise StropError("the session is closed")
         validate(arrays, self.signature)
-        tensors = {name: _tensor(arrays[name]) for name in self.signature.input_names}
+        tensors = {name: as_tensor(arrays[name]) for name in self.signature.input_names}
+        if self._device != "cpu":
+            tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         try:
             with torch.inference_mode():
                 outputs = self._run(tensors)
-                return {name: _array(outputs[name]) for name in self.signature.output_names}
+                return {name: as_array(outputs[name]) for name in self.signature.output_names}
         except Exception as error:  # whatever the user's forward raises
             raise StropError(f"the module fails: {describe_error(error)}") from error
 
@@ -137,7 +145,7 @@ class _TorchSession(Session):
         self._run = None
 
 
-def _module(artifact: Path, payload: bytes | None) -> Callable[[Tensors], Tensors]:
+def _module(artifact: Path, payload: bytes | None, device: str) -> Callable[[Tensors], Tensors]:
     form = ModuleForm.read(artifact)
     if form.live and payload is None:
         raise InputError(
@@ -145,11 +153,13 @@ def _module(artifact: Path, payload: bytes | None) -> Callable[[Tensors], Tensor
             hint="pass its pickle: open_session(spec, payload=model.source.payload)",
         )
     module = instantiate(ModuleSource(form.spec, payload if form.live else None), artifact.parent)
+    if device != "cpu":
+        module = module.to(device)
     return lambda tensors: form.run(module, tensors)
 
 
 def _exported(
-    artifact: Path, signature: Signature, options: Mapping[str, Any]
+    artifact: Path, signature: Signature, options: Mapping[str, Any], device: str
 ) -> Callable[[Tensors], Tensors]:
     import torch
 
@@ -159,6 +169,10 @@ def _exported(
             hint="pass --trust if you know where it comes from",
         )
     program = torch.export.load(artifact)
+    if device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
     module = program.module()
     # A program takes by position what it was exported with by position, and by name the rest.
     places = program.call_spec.in_spec.children()[0].num_children
@@ -171,28 +185,6 @@ def _exported(
         return dict(zip(outputs, (tensor for _, tensor in found), strict=True))
 
     return run
-
-
-def _tensor(array: np.ndarray) -> Any:
-    import torch
-
-    if not array.flags.writeable or not array.flags.c_contiguous:
-        array = array.copy()  # torch has no read-only tensors and no negative strides
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _array(tensor: Any) -> np.ndarray:
-    """A copy: a module may return its input, a buffer, or one tensor under two names."""
-    import torch
-
-    if tensor.dtype is torch.bfloat16:
-        import ml_dtypes
-
-        bits = tensor.contiguous().view(torch.uint16).numpy()
-        return np.array(bits.view(ml_dtypes.bfloat16))
-    return np.array(tensor.detach().cpu().numpy(), order="C")
 
 
 def _check(options: Mapping[str, Any]) -> None:

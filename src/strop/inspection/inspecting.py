@@ -13,13 +13,14 @@ import numpy as np
 
 from strop import data as datasets
 from strop import engines, techniques
-from strop.errors import InputError, MissingExtra, StropError
+from strop.errors import StropError
 from strop.inspection.record import Cost, Inspection, Layer, Limit, Verdict
 from strop.inspection.sizes import input_sizes
 from strop.measure import bound, describe, peaks
 from strop.models.model import Model
 from strop.models.sample import Shapes
 from strop.records import Applicability, Signature, Space, Target, TensorSpec
+from strop.search.intake import pickled
 from strop.search.request import text_of
 from strop.search.workspace import rethrown
 from strop.workers import Child
@@ -115,7 +116,7 @@ def inspect(
             model_digest=opened.digest,
             signature=opened.signature,
             changes=tuple(map(str, opened.meta.get("changes", ()))),
-            notes=tuple(notes),
+            notes=(*map(str, opened.meta.get("notes", ())), *notes),
             sizes=sizes,
             assumed=assumed,
             cost=cost,
@@ -145,7 +146,7 @@ def _import(
     path = child.call(
         "strop.search.jobs:import_model",
         source=None if live else str(given),
-        payload=_pickled(given) if live else None,
+        payload=pickled(given) if live else None,
         workdir=str(folder / "model"),
         examples=None if examples is None else {n: np.asarray(a) for n, a in examples.items()},
         trust=trust,
@@ -153,19 +154,6 @@ def _import(
         shapes=None if shapes is None else {name: list(dims) for name, dims in shapes.items()},
     )
     return Model.open(Path(path))
-
-
-def _pickled(module: Any) -> np.ndarray:
-    if not callable(getattr(module, "state_dict", None)):
-        raise InputError(
-            f"the model is a {type(module).__name__}: expected a path or an nn.Module",
-            hint="pass the path of an ONNX file, 'file.py:callable' or a module",
-        )
-    try:
-        import cloudpickle
-    except ImportError as error:
-        raise MissingExtra("cloudpickle", extra="torch") from error
-    return np.frombuffer(cloudpickle.dumps(module), dtype=np.uint8)
 
 
 def _cost(

@@ -10,6 +10,7 @@ from typing import Any
 from strop.errors import MissingExtra, NotApplicable
 from strop.models.graph import first_line
 from strop.models.model import Model
+from strop.records import Signature
 
 
 def to_openvino(model: Model, workdir: Path) -> Model:
@@ -31,7 +32,7 @@ def to_openvino(model: Model, workdir: Path) -> Model:
     """
     if "onnx" not in model.forms:
         raise NotApplicable("only a model with an onnx form converts to OpenVINO")
-    _block_telemetry()
+    block_telemetry()
     try:
         import openvino
     except ImportError as error:
@@ -39,17 +40,32 @@ def to_openvino(model: Model, workdir: Path) -> Model:
     try:
         converted = openvino.convert_model(str(model.forms["onnx"]))
     except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
-        raise NotApplicable(f"OpenVINO cannot convert the graph: {_reason(error)}") from error
-    number_nodes(converted)
-    _set_names(converted.inputs, model.signature.input_names)
-    _set_names(converted.outputs, model.signature.output_names)
-    path = workdir / "openvino" / "model.xml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(converted, str(path), compress_to_fp16=False)
+        raise NotApplicable(
+            f"OpenVINO cannot convert the graph: {conversion_reason(error)}"
+        ) from error
+    save_ir(converted, model.signature, workdir)
     return Model.seal(workdir, model.signature, source=model.source, meta=model.meta)
 
 
-def _block_telemetry() -> None:
+def save_ir(network: Any, signature: Signature, workdir: Path) -> None:
+    """Write an ``openvino.Model`` as the openvino form, with the names of `signature`.
+
+    Raises
+    ------
+    NotApplicable
+        When it has other inputs or outputs than the signature names.
+    """
+    import openvino
+
+    number_nodes(network)
+    _set_names(network.inputs, signature.input_names)
+    _set_names(network.outputs, signature.output_names)
+    path = workdir / "openvino" / "model.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(network, str(path), compress_to_fp16=False)
+
+
+def block_telemetry() -> None:
     """Keep ``openvino_telemetry`` out: OpenVINO then uses its own stub, which sends nothing."""
     # None in sys.modules makes every import of the name raise ModuleNotFoundError.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -69,7 +85,7 @@ def _set_names(ports: Any, names: tuple[str, ...]) -> None:
         port.get_tensor().set_names({name})
 
 
-def _reason(error: Exception) -> str:
+def conversion_reason(error: Exception) -> str:
     """The line that says what is wrong: OpenVINO puts it below where it was noticed."""
     lines = [line.strip(" -") for line in str(error).splitlines()]
     noise = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't", "Summary:")

@@ -9,20 +9,33 @@ from typing import Any
 import numpy as np
 
 from strop.errors import ModelError
+from strop.models import module_files
+from strop.models.estimator_importer import import_estimator, is_estimator
 from strop.models.model import Model, ModuleSource, digest_of_tree
 from strop.models.module_form import ModuleForm
-from strop.models.module_importer import import_module
+from strop.models.module_importer import import_module, open_source
 from strop.models.onnx_importer import import_onnx
+from strop.models.saved_model import MARK, import_saved_model
+from strop.models.tflite_importer import import_tflite
+from strop.models.user_code import is_user_code
 
 _OTHER_FORMATS = {
-    (".pt", ".pth", ".ckpt", ".bin", ".safetensors"): "holds weights without the network: give "
-    "file.py:callable, a function that builds the module and loads them",
-    (".pt2",): "export it to ONNX: torch.onnx.export(program, args, 'model.onnx', dynamo=True)",
-    (".tflite", ".pb", ".h5", ".keras"): "convert it to ONNX first (tf2onnx)",
+    (".safetensors",): "it holds weights without the network: give the Hugging Face folder that "
+    "it lies in, or file.py:callable, a function that builds the module and loads them",
+    (".pb",): "give the folder of the SavedModel that it lies in",
+    (".h5", ".hdf5"): "open it with Keras and save it again: model.save('model.keras')",
     (".xml",): "give the ONNX file or the module that it was made from",
-    (".pkl", ".joblib"): "convert it to ONNX first (skl2onnx)",
     (".engine", ".plan", ".mlmodel"): "give the model that it was compiled from",
 }
+
+
+_PICKLES = {
+    (".pt", ".pth", ".ckpt", ".bin"): "give file.py:callable, a function that builds the module "
+    "and loads its weights (torch.load with weights_only=True)",
+    (".pkl", ".pickle", ".joblib", ".skops", ".dill"): "in Python, pass the object itself to "
+    "strop.optimize; on the command line, file.py:callable, a function that loads and returns it",
+}
+"""Reading a pickle runs the code in it: strop reads none, whoever it comes from."""
 
 
 def load(
@@ -40,9 +53,10 @@ def load(
     Parameters
     ----------
     source
-        The path of an ONNX file, ``file.py:callable`` (a function without arguments that
-        returns an `nn.Module`, or a module class), an `nn.Module`, or the path of a directory
-        that :meth:`Model.seal` made.
+        The path of an ONNX file, of a ``.tflite``, ``.pt2`` or ``.keras`` file, of a Hugging Face
+        or SavedModel folder or of one that :meth:`Model.seal` made; ``file.py:callable`` (a
+        function without arguments that returns an `nn.Module` or a scikit-learn estimator, or a
+        module class); or the module or estimator itself. docs/guide-models.md tells all of each.
     workdir
         An empty or new directory, into which the model is written.
     examples
@@ -69,32 +83,57 @@ def load(
     TrustError
         When the source is code and `trust` is False.
     """
-    if not isinstance(source, str | Path):
-        return import_module(
-            source, workdir, examples=examples, output_names=output_names, shapes=shapes, emit=emit
-        )
-    if ".py:" in str(source):
-        return import_module(
-            str(source),
-            workdir,
-            examples=examples,
-            trust=trust,
-            output_names=output_names,
-            shapes=shapes,
-            emit=emit,
-        )
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise ModelError(f"there is no file '{source}'", hint="check the path")
-    if path.is_dir():
-        return _open_directory(path, trust)
+    given: Any = source
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if is_user_code(str(source)):
+            given = str(source)
+        elif not path.exists():
+            raise ModelError(f"there is no file '{source}'", hint="check the path")
+        elif (path / MARK).is_file():
+            return import_saved_model(path, workdir, examples=examples, emit=emit)
+        elif module_files.format_of(path):
+            given = path
+        elif path.is_dir():
+            return _open_directory(path, trust)
+        else:
+            return _import_file(path, workdir, examples, shapes, emit)
+    origin, made = open_source(given, trust=trust)
+    if is_estimator(made):
+        return import_estimator(made, workdir, examples=examples, shapes=shapes, emit=emit)
+    return import_module(
+        made,
+        workdir,
+        origin=origin,
+        examples=examples,
+        output_names=output_names,
+        shapes=shapes,
+        emit=emit,
+    )
+
+
+def _import_file(
+    path: Path,
+    workdir: Path,
+    examples: Mapping[str, np.ndarray] | None,
+    shapes: Mapping[str, Sequence[int | str]] | None,
+    emit: Callable[[str], None],
+) -> Model:
     if path.suffix.lower() == ".py":
         raise ModelError(
-            f"'{source}' is a Python file", hint=f"name what builds the module: {source}:build"
+            f"'{path}' is a Python file", hint=f"name what builds the module: {path}:build"
         )
+    for suffixes, hint in _PICKLES.items():
+        if path.suffix.lower() in suffixes:
+            raise ModelError(
+                f"'{path.name}' is a pickle, which runs any code when opened: strop opens none",
+                hint=hint,
+            )
     for suffixes, hint in _OTHER_FORMATS.items():
         if path.suffix.lower() in suffixes:
             raise ModelError(f"strop does not read {path.suffix} files ('{path.name}')", hint=hint)
+    if path.suffix.lower() == ".tflite":
+        return import_tflite(path, workdir, emit=emit)
     return import_onnx(path, workdir, examples=examples, shapes=shapes, emit=emit)
 
 

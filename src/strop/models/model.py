@@ -18,6 +18,7 @@ FORMS = {
     "openvino": "model.xml",
     "exported": "model.pt2",
     "module": "module.json",
+    "tflite": "model.tflite",
 }
 """The main file of each form, inside the folder named after the form."""
 
@@ -29,7 +30,8 @@ class ModuleSource:
     Attributes
     ----------
     spec
-        ``file.py:callable`` with an absolute path, or None for a module made in Python.
+        ``file.py:callable`` or a file that holds a module, with an absolute path; None for a
+        module made in Python.
     payload
         The module pickled by cloudpickle, for a module made in Python. It travels over a pipe to
         strop's own children and is never written to disk.

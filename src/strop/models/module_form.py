@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from strop.errors import MissingExtra, ModelError
+from strop.models import module_files
 from strop.models.model import Model, ModuleSource
-from strop.models.user_code import load_function
+from strop.models.user_code import is_user_code, load_function
 
 _QUOTED_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
@@ -28,7 +29,8 @@ class ModuleForm:
     Attributes
     ----------
     spec
-        ``file.py:callable`` with an absolute path; None for a module made in Python.
+        ``file.py:callable`` or what holds the module (`strop.models.module_files`), with an
+        absolute path; None for a module made in Python.
     live
         Whether the module was made in Python: it then travels as `ModuleSource.payload`.
     inputs
@@ -141,14 +143,21 @@ def digest_of(module: Any, origin: str | None) -> str:
     import torch
 
     total = hashlib.sha256(repr(module).encode())
-    if origin:
-        total.update(Path(origin.rpartition(":")[0]).read_bytes())
+    if origin and (source := _source_of(origin)).is_file():
+        total.update(source.read_bytes())
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in sorted(state.items()):
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         total.update(plain.numpy().tobytes())
     return total.hexdigest()
+
+
+def _source_of(spec: str) -> Path:
+    """The file that tells what a spec's module is, besides its structure and its weights."""
+    if is_user_code(spec):
+        return Path(spec.rpartition(":")[0])
+    return Path(spec) / "config.json" if Path(spec).is_dir() else Path(spec)
 
 
 def _base(source: ModuleSource) -> Any:
@@ -168,31 +177,46 @@ def _base(source: ModuleSource) -> Any:
 
 
 def build(spec: str) -> Any:
-    """Call what ``file.py:callable`` names; the module as the callable left it.
+    """The module that a spec names: a call of ``file.py:callable``, or a file that holds one.
 
     Raises
     ------
     InputError
-        When there is no such callable, or it fails, or it gives no module.
+        When there is no such callable, or it fails, or it gives no module, or the file cannot be
+        read.
     """
     try:
         import torch
     except ImportError as error:
         raise MissingExtra("torch", extra="torch") from error
+    if not is_user_code(spec):
+        return module_files.open_file(Path(spec))
+    made = make(spec)
+    if not isinstance(made, torch.nn.Module):
+        name = f"{Path(spec).name}"
+        raise ModelError(f"'{name}' gives a {type(made).__name__}", hint="return a torch.nn.Module")
+    return made
+
+
+def make(spec: str) -> Any:
+    """What ``file.py:callable`` gives, whatever it is; what is a model already is not called.
+
+    Raises
+    ------
+    InputError
+        When there is no such callable, or it fails.
+    """
     factory = load_function(spec, trust=True)
-    if isinstance(factory.function, torch.nn.Module):
-        return factory.function
+    made = factory.function
+    # A module and an estimator can be called by name, too; a class of either makes one.
+    if not isinstance(made, type) and any(hasattr(made, name) for name in ("state_dict", "fit")):
+        return made
     try:
-        module = factory()
+        return factory()
     except Exception as error:
         raise ModelError(
             f"'{factory}' fails: {describe_error(error)}", hint="it must run without arguments"
         ) from error
-    if not isinstance(module, torch.nn.Module):
-        raise ModelError(
-            f"'{factory}' gives a {type(module).__name__}", hint="return a torch.nn.Module"
-        )
-    return module
 
 
 def call(module: Any, names: Sequence[str], values: Sequence[Any]) -> Any:

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from strop.errors import MissingExtra, ModelError, TrustError
-from strop.models import graph
+from strop.models import graph, module_files
 from strop.models.model import Model, ModuleSource
 from strop.models.module_form import (
     ModuleForm,
-    build,
     call,
     describe_error,
     digest_of,
     flatten,
     is_library,
+    make,
 )
 from strop.models.onnx_importer import seal_onnx
 from strop.models.sample import Shapes, random_inputs
@@ -32,22 +32,54 @@ _RESERVED_PREFIX = "slice:"
 _RESERVED_SUFFIX = ":lengths"
 
 
+def open_source(source: Any, *, trust: bool = False) -> tuple[str | None, Any]:
+    """The object that `source` names, and the spec that gives it again in another process.
+
+    Parameters
+    ----------
+    source
+        ``file.py:callable``, the `Path` of a file or folder that holds a module, or the object
+        itself, which has no spec.
+
+    Raises
+    ------
+    TrustError
+        When the source may run code, and `trust` is False.
+    InputError
+        When there is nothing of that name, or it cannot be read.
+    """
+    if isinstance(source, Path):
+        module_files.check_trust(source, trust=trust)
+        return str(source.resolve()), module_files.open_file(source.resolve())
+    if not isinstance(source, str):
+        return None, source
+    if not trust:
+        raise TrustError(
+            f"'{source}' is Python code, which strop runs only when you say so",
+            hint="read it, then pass --trust (in Python: trust=True)",
+        )
+    file, _, name = source.rpartition(":")
+    spec = f"{Path(file).expanduser().resolve()}:{name}"
+    return spec, make(spec)
+
+
 def import_module(
-    source: Any,
+    module: Any,
     workdir: Path,
     *,
+    origin: str | None = None,
     examples: Mapping[str, np.ndarray] | None = None,
-    trust: bool = False,
     output_names: Sequence[str] | None = None,
     shapes: Shapes | None = None,
     emit: Callable[[str], None] = lambda line: None,
 ) -> Model:
     """A module as a sealed model: the module form, and the onnx form where export succeeds.
 
-    The parameters are those of :func:`strop.models.load`. ``meta`` tells ``exporter``,
-    ``export_error``, ``was_training`` and what :func:`seal_onnx` tells.
+    `module` and `origin` are what :func:`open_source` gives, the other parameters those of
+    :func:`strop.models.load`. ``meta`` tells ``exporter``, ``export_error``, ``was_training`` and
+    what :func:`seal_onnx` tells.
     """
-    origin, module = _module(source, trust)
+    _check(module, origin)
     modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
@@ -86,8 +118,12 @@ def _import(
         digest=digest_of(module, origin),
     )
     form.write(workdir / "module" / "module.json")
+    held = None
+    if origin is not None:
+        held = module_files.format_of(Path(origin))
+        module_files.copy_processor(Path(origin), workdir)
     meta: dict[str, Any] = {
-        "original_format": "module",
+        "original_format": held or "module",
         "class": type(module).__name__,
         "was_training": was_training,
     }
@@ -112,30 +148,30 @@ def _import(
         shapes=shapes,
         source=source,
         emit=emit,
-        free="fixed" in exported.method,
+        # A program takes the sizes that it was exported with and no others, whatever its graph can.
+        free="fixed" in exported.method and held != "torch.export",
     )
 
 
-def _module(source: Any, trust: bool) -> tuple[str | None, Any]:
-    if isinstance(source, str):
-        if not trust:
-            raise TrustError(
-                f"'{source}' is Python code, which strop runs only when you say so",
-                hint="read it, then pass --trust (in Python: trust=True)",
-            )
-        file, _, name = source.rpartition(":")
-        spec = f"{Path(file).expanduser().resolve()}:{name}"
-        return spec, build(spec)
-    if "torch" not in sys.modules:
-        raise ModelError(f"a model is a path or an nn.Module, not a {type(source).__name__}")
-    import torch
+def _check(module: Any, origin: str | None) -> None:
+    if "torch" in sys.modules:
+        import torch
 
-    if not isinstance(source, torch.nn.Module):
+        if isinstance(module, torch.nn.Module):
+            if type(module).__module__.partition(".")[0] != "keras":
+                return
+            raise ModelError(
+                "a Keras model is not taken as an object", hint="save it: model.save('net.keras')"
+            )
+    if origin is not None:
         raise ModelError(
-            f"a model is a path or an nn.Module, not a {type(source).__name__}",
-            hint="pass an instance of the module" if isinstance(source, type) else None,
+            f"'{Path(origin).name}' gives a {type(module).__name__}",
+            hint="return a torch.nn.Module or an estimator",
         )
-    return None, source
+    raise ModelError(
+        f"a model is a path or an nn.Module, not a {type(module).__name__}",
+        hint="pass an instance of the module" if isinstance(module, type) else None,
+    )
 
 
 def _examples(

@@ -15,10 +15,15 @@ _LEAST = 0.4  # of a user unit: anything narrower is drawn as the rest
 _MB = 1e6
 
 
-def icicle(profile: EngineProfile) -> Markup:
+def icicle(profile: EngineProfile, whole: float | None = None) -> Markup:
     """A call, its kinds of operators below it, and the operators of each kind below that.
 
     Widths are time. The kinds stand in order of what they cost, operators in order of execution.
+
+    Parameters
+    ----------
+    whole
+        Seconds that the full width stands for, so that pictures share a scale; None for this call.
     """
     picture = Svg(
         _WIDTH,
@@ -31,8 +36,9 @@ def icicle(profile: EngineProfile) -> Markup:
     for operator in profile.operators:
         kinds.setdefault(operator.operator, []).append(operator)
     ordered = sorted(kinds.items(), key=lambda item: -sum(op.seconds for op in item[1]))
-    axis = Axis(0.0, profile.profiled_seconds or 1.0, 0.0, _WIDTH)
-    _cell(picture, 0.0, _WIDTH, 0, "call", f"a call {_micro(profile.profiled_seconds)}", "whole")
+    axis = Axis(0.0, whole or profile.profiled_seconds or 1.0, 0.0, _WIDTH)
+    end = axis(profile.profiled_seconds) if whole else _WIDTH
+    _cell(picture, 0.0, end, 0, "call", f"a call {_micro(profile.profiled_seconds)}", "whole")
     begin = 0.0
     for number, (kind, operators) in enumerate(ordered):
         seconds = sum(op.seconds for op in operators)
@@ -55,7 +61,7 @@ def icicle(profile: EngineProfile) -> Markup:
         begin += seconds
     if profile.outside_seconds > 0:
         told = f"in no operator: {_micro(profile.outside_seconds)}"
-        _cell(picture, axis(begin), _WIDTH, 1, "outside", told, "outside")
+        _cell(picture, axis(begin), end, 1, "outside", told, "outside")
     return picture.markup()
 
 

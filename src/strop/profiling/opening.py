@@ -140,6 +140,8 @@ def _built(
     answer: Applicability = engine.available() and engine.applies(model, target)
     if not answer:
         raise StropError(answer.reason)
+    if type(engine).profile is engines.Engine.profile:  # told before a build that may take long
+        raise StropError(f"the engine '{name}' keeps no times of its operators")
     options = engine.space(model, target).default
     folder.mkdir(parents=True)
     try:

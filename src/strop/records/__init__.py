@@ -30,7 +30,7 @@ from strop.records.interval import Interval
 from strop.records.machine import Goal, Machine, Target
 from strop.records.manifest import BatchLatency, Manifest
 from strop.records.recipe import Deployment, Recipe, Step
-from strop.records.result import Candidate, DataSummary, NearMiss, Result
+from strop.records.result import Candidate, DataSummary, NearMiss, Network, Result
 from strop.records.session import Placement, SessionSpec
 from strop.records.signature import Dim, Signature, TensorSpec
 from strop.records.space import Choice, Space
@@ -58,6 +58,7 @@ __all__ = [
     "Manifest",
     "Memory",
     "NearMiss",
+    "Network",
     "Placement",
     "Price",
     "ProofFinished",

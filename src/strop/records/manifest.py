@@ -38,6 +38,9 @@ class Manifest(Record):
     preprocess
         Path inside the bundle of the recorded preprocessing source and its function, as
         ``preprocess.py:fn``; None where there is none.
+    processor
+        Folder inside the bundle of the tokeniser or image processor that came with the model;
+        None where there is none.
     """
 
     schema_version: int = Field(default=1, alias="schema")
@@ -55,4 +58,5 @@ class Manifest(Record):
     original_digest: str
     lineage: dict[str, Any] = Field(default_factory=dict)
     preprocess: str | None = None
+    processor: str | None = None
     files: dict[str, str] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Technique steps plus one deployment: all that it takes to build a candidate again."""
+"""A start, technique steps and one deployment: all that it takes to build a candidate again."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ class Deployment(Record):
 class Recipe(Record):
     """A candidate as plain data; equal recipes have equal ids.
 
+    Attributes
+    ----------
+    start
+        Name of the given network that it starts from, where several were given; empty for the
+        first one, the original.
+
     Examples
     --------
     >>> recipe = Recipe(steps=(Step(technique="fp16"),), deploy=Deployment(engine="onnxruntime"))
@@ -67,6 +73,7 @@ class Recipe(Record):
     steps: tuple[Step, ...] = ()
     deploy: Deployment
     seed: int = 0
+    start: str = ""
 
     @property
     def id(self) -> str:
@@ -74,7 +81,8 @@ class Recipe(Record):
         return self.digest[:12]
 
     def __str__(self) -> str:
-        return " → ".join([*map(str, self.steps), str(self.deploy)])
+        start = [self.start] if self.start else []
+        return " → ".join([*start, *map(str, self.steps), str(self.deploy)])
 
 
 def _called(name: str, values: dict[str, Any]) -> str:

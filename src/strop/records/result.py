@@ -33,6 +33,21 @@ class NearMiss(Record):
     reason: str
 
 
+class Network(Record):
+    """A network that was given besides the original, for recipes to start from.
+
+    Attributes
+    ----------
+    name
+        As `Recipe.start` names it.
+    content_digest
+        Of the model as it was imported.
+    """
+
+    name: str
+    content_digest: str
+
+
 class DataSummary(Record):
     """The examples, and how they were split into roles."""
 
@@ -51,12 +66,16 @@ class Result(Record):
     status
         ``improved``: the delivered model is claimed and faster than the fastest equivalent
         engine; ``unimproved``: nothing better could be claimed, `reason` says why.
+    model, others
+        The original, and the other networks that recipes may start from.
     original, equivalent, delivered
         The original in its native runtime, on its fastest equivalent engine, and the bundle's.
     pareto
         Numbers of the trials on the Pareto front of quality, latency, throughput, memory, size.
     seconds
         Wall seconds by phase; ``own`` is what strop spent outside building, evaluating, timing.
+    engines_left_out, techniques_left_out
+        What took no part, by name, and why.
     bundle, report
         Paths relative to the output directory.
     """
@@ -66,6 +85,7 @@ class Result(Record):
     reason: str
     claim: Claim | None
     model: str
+    others: tuple[Network, ...] = ()
     signature: Signature
     data: DataSummary
     target: Target
@@ -79,6 +99,8 @@ class Result(Record):
     pareto: tuple[int, ...] = ()
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()
+    engines_left_out: dict[str, str] = Field(default_factory=dict)
+    techniques_left_out: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     seed: int = 0
     budget_seconds: float

@@ -14,6 +14,7 @@ from strop.report.sources import Launches
 from strop.report.svg import Axis, Svg, tick_text
 
 _CELL_WIDTH, _CELL_HEIGHT = 132, 10
+_RUNG_WIDTH, _RUNG_HEIGHT = 220, 30
 _CURVE_POINTS = 160
 
 
@@ -43,6 +44,45 @@ def drop_mark(drop: Interval | None, reach: float, tolerance: float, who: str) -
         if math.isfinite(drop.low) and math.isfinite(drop.high):
             _whisker(picture, axis, drop, middle, 3)
         picture.add("circle", cx=axis(drop.estimate), cy=middle, r=3, class_=f"dot {who}")
+    return picture.markup()
+
+
+def rung(
+    before: float | None, now: Interval | None, ends: tuple[float, float], *, last: bool
+) -> Markup:
+    """One rung of a ladder: a bar from what the speed was to what it is now.
+
+    Parameters
+    ----------
+    before
+        The speed of the rung before that was timed.
+    now
+        None where this one was not timed: a dotted line carries the speed on.
+    ends
+        Of the axis, which is logarithmic.
+    """
+    picture = Svg(_RUNG_WIDTH, _RUNG_HEIGHT, label="", class_="rung")
+    axis = Axis(*ends, 4, _RUNG_WIDTH - 4, log=True)
+    middle = _RUNG_HEIGHT / 2
+    picture.line(axis(1.0), 0, axis(1.0), _RUNG_HEIGHT, class_="axis")
+    if before is not None:
+        picture.line(axis(before), 0, axis(before), middle, class_="carried")
+    if now is None:
+        if before is not None:
+            picture.line(axis(before), middle, axis(before), _RUNG_HEIGHT, class_="carried")
+        return picture.markup()
+    end = axis(now.estimate)
+    if not last:
+        picture.line(end, middle, end, _RUNG_HEIGHT, class_="carried")
+    start = end if before is None else axis(before)
+    left, width = min(start, end), abs(end - start)
+    if width < 2:
+        picture.add("circle", cx=end, cy=middle, r=3.5, class_="dot delivered" if last else "dot")
+    else:
+        class_ = "bar delivered" if end > start else "bar"
+        picture.add("rect", x=left, y=middle - 4, width=width, height=8, class_=class_)
+    if math.isfinite(now.low) and math.isfinite(now.high):
+        _whisker(picture, axis, now, middle, 3.5)
     return picture.markup()
 
 

@@ -7,6 +7,8 @@ import hashlib
 import math
 import os
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,18 @@ from markupsafe import Markup
 import strop
 from strop.errors import InputError
 from strop.records import Interval, Result
-from strop.report import figures, glance, pareto, sources, templates, trials, wording
+from strop.report import (
+    breakdown,
+    engines,
+    figures,
+    glance,
+    ladder,
+    pareto,
+    sources,
+    templates,
+    trials,
+    wording,
+)
 from strop.report.numbers import Score, duration, percent
 from strop.report.sources import Launches, Sources
 
@@ -31,7 +44,27 @@ _PHASES = {
 }
 
 
-def write(folder: Path) -> Path:
+@dataclass(frozen=True)
+class Section:
+    """A section that another room adds, after how long a call takes.
+
+    Attributes
+    ----------
+    name
+        Its id on the page.
+    body
+        Markup that is trusted: everything in it from outside is escaped already.
+    style
+        What it needs besides the page's own style.
+    """
+
+    name: str
+    title: str
+    body: Markup
+    style: str = ""
+
+
+def write(folder: Path, sections: Sequence[Section] = ()) -> Path:
     """Write ``report.html`` into an output folder and return its path.
 
     Parameters
@@ -49,7 +82,7 @@ def write(folder: Path) -> Path:
         When the result is damaged or of another schema.
     """
     folder = Path(folder)
-    text = render(sources.read(folder))
+    text = render(sources.read(folder), sections)
     if (folder / "result.json").is_file():
         target = folder / "report.html"
     else:
@@ -73,12 +106,14 @@ def write(folder: Path) -> Path:
     return target
 
 
-def render(given: Sources) -> str:
+def render(given: Sources, sections: Sequence[Section] = ()) -> str:
     """The page as text."""
     style = templates.figure_style() + (_HERE / "report.css").read_text()
+    style += "".join(dict.fromkeys(section.style for section in sections))
     script = (_HERE / "report.js").read_text()
     page = templates.get("report.html").render(
         **_context(given),
+        sections=sections,
         style=Markup(style),
         script=Markup(script),
         # Only these two texts may run or style: what slipped past escaping could still do nothing.
@@ -93,6 +128,8 @@ def _context(given: Sources) -> dict[str, Any]:
     score = Score.of(result)
     found = trials.rows(result, score)
     delivered = result.delivered.evidence
+    steps = ladder.ladder(result, given.meta)
+    side_by_side = engines.rows(result)
     return {
         "result": result,
         "score": score,
@@ -102,6 +139,13 @@ def _context(given: Sources) -> dict[str, Any]:
         "near_miss": wording.near_miss(result, score),
         "glance": glance.glance(result, score),
         "spending": wording.spending(result),
+        "steps": steps,
+        "step_rows": [] if steps is None else breakdown.step_rows(steps, score),
+        "step_order": "" if steps is None else breakdown.order(steps),
+        "whole": breakdown.whole(result),
+        "engines": breakdown.engine_lines(side_by_side, score),
+        "engines_against": engines.against(result),
+        "engines_why": engines.why(result, side_by_side, score),
         "grounds": wording.grounds(result),
         "facts": wording.facts(result, score),
         "claim_picture": _claim_picture(result, score),

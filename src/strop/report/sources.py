@@ -50,6 +50,8 @@ class Sources:
         The bundle's folder as seen from the report.
     damaged
         Names of evidence files that are there and cannot be read.
+    meta
+        What the steps of the delivered recipe recorded, as the bundle's lineage keeps it.
     """
 
     result: Result
@@ -57,6 +59,7 @@ class Sources:
     launches: tuple[Launches, ...] = ()
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Sources:
@@ -91,7 +94,13 @@ def read(folder: Path) -> Sources:
             scores = _scores(path)
         except (ValueError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile):
             damaged.append(path.name)
-    return Sources(result, bundle, launches, scores, tuple(damaged))
+    meta: Mapping[str, Any] = {}
+    if (path := evidence.parent / "manifest.json").is_file():
+        try:
+            meta = dict(json.loads(path.read_bytes())["lineage"]["meta"])
+        except (ValueError, TypeError, KeyError):
+            damaged.append(path.name)
+    return Sources(result, bundle, launches, scores, tuple(damaged), meta)
 
 
 def _launches(pairs: Mapping[str, Any]) -> tuple[Launches, ...]:

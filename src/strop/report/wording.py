@@ -39,6 +39,8 @@ def lede(result: Result, score: Score) -> list[Markup]:
         said.append(Markup("Delivered: {}.").format(delivered))
     else:
         said.append(Markup("Why: {}. Delivered: {}.").format(result.reason.rstrip("."), delivered))
+    if result.others:
+        said.append(_networks(result))
     speed = _speed_sentence(result)
     if speed:
         said.append(Markup.escape(speed))
@@ -225,6 +227,16 @@ def _times_better(found: Interval, how: str) -> str:
     if found.estimate <= 1:
         return ""
     return f"{significant(found.estimate, 2)}× {how}"
+
+
+def _networks(result: Result) -> Markup:
+    """Which of the given networks was delivered, and which one it was held against."""
+    given = f"{1 + len(result.others)} networks were given, {result.model} as the original"
+    if not (start := result.delivered.recipe.start):
+        return Markup.escape(f"{given}, and it is what the delivered starts from.")
+    return Markup.escape(
+        f"{given}: the delivered starts from {start}, and was held against the original."
+    )
 
 
 def _speed_sentence(result: Result) -> str:

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from strop import engines, techniques
 from strop.engines import Engine
 from strop.errors import NotApplicable, StropError
@@ -62,10 +64,10 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
     StropError
         The engine could not build it.
     """
-    model = workspace.model
+    model, payload = workspace.start_of(recipe)
     for index, step in enumerate(recipe.steps):
         try:
-            model = _apply(workspace, model, step, recipe.seed, timeout)
+            model = _apply(workspace, model, payload, step, recipe.seed, timeout)
         except StropError as error:
             raise StepFailed(index, error) from error
     engine = engines.get(recipe.deploy.engine)
@@ -116,7 +118,12 @@ def trains(recipe: Recipe) -> bool:
 
 
 def _apply(
-    workspace: Workspace, model: Model, step: Step, seed: int, timeout: float | None
+    workspace: Workspace,
+    model: Model,
+    payload: np.ndarray | None,
+    step: Step,
+    seed: int,
+    timeout: float | None,
 ) -> Model:
     technique = techniques.get(step.technique)
     if "prove" in technique.roles:
@@ -149,7 +156,8 @@ def _apply(
                 technique=step.technique,
                 params=step.params,
                 model=str(model.path),
-                payload=workspace.payload if trained or technique.consumes == "module" else None,
+                payload=payload if trained or technique.consumes == "module" else None,
+                teacher_payload=workspace.payload if trained else None,
                 workdir=str(empty),
                 roles={role: dataset.describe() for role, dataset in roles.items()},
                 target=workspace.target.to_dict(),

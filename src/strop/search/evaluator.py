@@ -114,7 +114,10 @@ class Evaluator:
         workspace = self._workspace
         reference = self.reference(role)
         # Where an example's result depends on its batch, only the served batch size is evidence.
-        batch = SCORING_BATCH if batch_invariant(built.recipe) else workspace.task.batch
+        start, _ = workspace.start_of(built.recipe)
+        dynamic = built.recipe.start and start.meta.get("quantised")
+        fit = batch_invariant(built.recipe) and not dynamic
+        batch = SCORING_BATCH if fit else workspace.task.batch
         # A set-level claim is resampled from the outputs: they are kept until it is.
         keep = workspace.metric.kind == "set" and role == "prove"
         with workspace.clock.phase("evaluate"):

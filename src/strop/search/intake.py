@@ -12,9 +12,12 @@ import numpy as np
 from strop import data as datasets
 from strop import engines, metrics
 from strop.data import Dataset
-from strop.errors import InputError, TrustError
+from strop.errors import InputError, MissingExtra, StropError, TrustError
 from strop.metrics import Metric
+from strop.models import module_files, saved_model
+from strop.models.estimator_importer import is_estimator
 from strop.models.model import Model, ModuleSource
+from strop.models.user_code import is_user_code
 from strop.proof import ledger_alpha, max_disagreement
 from strop.records import Placement, ScoreKind, SessionSpec, Signature, Target
 from strop.search.request import Request
@@ -24,6 +27,8 @@ from strop.workers import Pool
 
 _EXAMPLES = 8
 """Examples that an export is traced with and checked on."""
+_ESTIMATED = 256
+"""Examples that the graph of an estimator is held against the estimator on."""
 
 
 def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.ndarray | None]:
@@ -41,13 +46,13 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
         source = str(given)
         _refuse_folder(Path(source))
     else:
-        payload = _pickled(given)
+        payload = pickled(given)
     examples = None
-    if payload is not None or (source is not None and ".py:" in source):
+    if source is None or is_user_code(source) or module_files.format_of(Path(source)):
         # Tracing needs examples before there is a signature to check them against.
         examples = datasets.peek(
             request.data,
-            _EXAMPLES,
+            _ESTIMATED if is_estimator(given) else _EXAMPLES,
             reader=request.reader,
             preprocess=request.preprocess,
             trust=request.trust,
@@ -69,6 +74,8 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
             else {name: list(dims) for name, dims in request.shapes.items()},
         )
     model = Model.open(Path(path))
+    if "module" not in model.forms:
+        payload = None  # an estimator: its graph is all that is left of it
     if payload is not None:
         model = model.with_source(ModuleSource(payload=payload.tobytes()))
     return model, payload
@@ -78,7 +85,12 @@ def _refuse_folder(given: Path) -> None:
     """Tell what to name instead of a folder that holds no model of strop's own making."""
     if not given.is_dir() or (given / "model.json").is_file():
         return
+    if module_files.format_of(given) or (given / saved_model.MARK).is_file():
+        return
     hint = "name a model.onnx or file.py:callable"
+    pickles = sorted(path.name for path in given.glob("*.bin"))
+    if pickles:
+        hint = f"{pickles[0]} is a pickle, which strop does not open; {hint}"
     for bundle in (given, given / "bundle"):
         if (bundle / "manifest.json").is_file():
             hint += f"; the bundle '{bundle}' can be compared, verified, profiled and served"
@@ -206,7 +218,32 @@ def original_spec(model: Model, target: Target) -> SessionSpec:
         artifact=str(model.forms[form]),
         signature=model.signature,
         options=recipe.deploy.options,
-        placement=Placement(device=target.device, threads=target.thread_count),
+        placement=Placement(device=recipe.deploy.device, threads=target.thread_count),
+    )
+
+
+def check_device(model: Model, target: Target) -> None:
+    """Refuse a device that no engine runs the model on, before anything is measured elsewhere.
+
+    Raises
+    ------
+    InputError
+        The hint has the reason of each engine.
+    """
+    if target.device == "cpu":
+        return
+    reasons = []
+    for name in engines.names():
+        try:
+            engine = engines.get(name)
+        except StropError:  # a broken plug-in is told of when the space is made
+            continue
+        verdict = engine.available() and engine.applies(model, target)
+        if verdict:
+            return
+        reasons.append(f"{name}: {verdict.reason}")
+    raise InputError(
+        f"no engine here runs the model on the device '{target.device}'", hint="; ".join(reasons)
     )
 
 
@@ -230,18 +267,22 @@ def power_note(n: int, tolerance: float, alpha: float, kind: ScoreKind) -> tuple
     )
 
 
-def _pickled(module: Any) -> np.ndarray:
+def pickled(given: Any) -> np.ndarray:
+    """A live module or estimator for the way through a pipe to a child: uint8[n].
+
+    Raises
+    ------
+    InputError
+        When it is neither, or what pickles it is not installed.
+    """
+    estimator = is_estimator(given)
+    if not estimator and not callable(getattr(given, "state_dict", None)):
+        raise InputError(
+            f"the model is a {type(given).__name__}: expected a path, an nn.Module or an estimator",
+            hint="pass the path of an ONNX file, 'file.py:callable', a module or an estimator",
+        )
     try:
         import cloudpickle
-        import torch
     except ImportError as error:
-        raise InputError(
-            f"the model is a {type(module).__name__}, not a path, and PyTorch is not installed",
-            hint="pass the path of an ONNX file, or run: pip install 'strop[torch]'",
-        ) from error
-    if not isinstance(module, torch.nn.Module):
-        raise InputError(
-            f"the model is a {type(module).__name__}: expected a path or an nn.Module",
-            hint="pass the path of an ONNX file, 'file.py:callable' or a module",
-        )
-    return np.frombuffer(cloudpickle.dumps(module), dtype=np.uint8)
+        raise MissingExtra("cloudpickle", extra="sklearn" if estimator else "torch") from error
+    return np.frombuffer(cloudpickle.dumps(given), dtype=np.uint8)

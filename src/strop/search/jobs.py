@@ -64,18 +64,20 @@ def apply_technique(
     seconds: float | None,
     emit: Emit,
     training: dict[str, Any] | None = None,
+    teacher_payload: np.ndarray | None = None,
 ) -> str:
     """Apply one technique; the new model's directory.
 
     `training` is for techniques that train: the teacher's directory, the folder to keep
-    checkpoints in, seconds, the metric's name and the user's own student.
+    checkpoints in, seconds, the metric's name and the user's own student. The teacher is the
+    original, whatever network the recipe starts from.
     """
     folder = Path(workdir)
-    source = ModuleSource(payload=payload.tobytes()) if payload is not None else None
+    source = _live(payload)
     more: dict[str, Any] = {}
     if training is not None:
         more = {
-            "teacher": Model.open(Path(training["teacher"]), source=source),
+            "teacher": Model.open(Path(training["teacher"]), source=_live(teacher_payload)),
             "keep": Path(training["keep"]),
             **{name: training[name] for name in ("seconds", "metric", "student")},
         }
@@ -104,8 +106,7 @@ def check_student(
     from strop.models import module_form
     from strop.models.module_export import as_tensors
 
-    source = None if payload is None else ModuleSource(payload=payload.tobytes())
-    form, teacher = module_form.open_module(Model.open(Path(model), source=source))
+    form, teacher = module_form.open_module(Model.open(Path(model), source=_live(payload)))
     given = as_tensors(inputs, form.inputs)
     network = module_form.build(student).eval()
     try:
@@ -282,6 +283,10 @@ def bootstrap(
     except BootstrapRefused as refusal:
         return {"reason": str(refusal)}
     return {"estimate": found.estimate, "draws": found.draws, "left_out": found.left_out}
+
+
+def _live(payload: np.ndarray | None) -> ModuleSource | None:
+    return None if payload is None else ModuleSource(payload=payload.tobytes())
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from strop.models.model import digest_of_tree
 from strop.records import (
     Candidate,
     Event,
+    Network,
     Result,
     SearchFinished,
     SearchStarted,
@@ -29,7 +31,7 @@ from strop.records import (
     TrialFinished,
     Warned,
 )
-from strop.search import intake, output, strategies
+from strop.search import intake, networks, output, strategies
 from strop.search.builder import Built
 from strop.search.cache import Cache
 from strop.search.deliver import Delivery, deliver
@@ -40,7 +42,7 @@ from strop.search.objective import speed
 from strop.search.purse import SHARES
 from strop.search.race import Race
 from strop.search.request import Request, text_of
-from strop.search.space import joint_space, original_recipe
+from strop.search.space import JointSpace, joint_space, original_recipe
 from strop.search.spending import caution
 from strop.search.task import Task
 from strop.search.workspace import Clock, Workspace
@@ -141,6 +143,7 @@ def optimize(
     described = machine.describe()
     target = Target(
         machine=described,
+        device=request.device,
         goal=request.goal,
         batch=request.batch,
         threads=request.threads,
@@ -200,13 +203,16 @@ def _take_in(
     """Read and check all that was given; nothing is written outside scratch and the cache."""
     with clock.phase("import"):
         say("reading the model")
-        model, payload = intake.import_model(request, pool, scratch)
+        first, *more = request.models
+        model, payload = intake.import_model(replace(request, model=first), pool, scratch)
+        intake.check_device(model, target)
+        others = networks.import_others(request, model, pool, scratch) if more else {}
         say("reading the examples")
         roles, dataset, warnings = intake.read_roles(request, model.signature, scratch)
         metric = intake.choose_metric(request, model, payload, roles, pool, target)
         model, student = intake.add_student(request, model, payload, roles, pool)
     task = Task(
-        model=text_of(request.model),
+        model=text_of(first),
         model_digest=model.digest,
         data=text_of(request.data),
         data_digest=dataset.digest,
@@ -226,6 +232,10 @@ def _take_in(
         rate=target.rate,
         max_utilisation=target.max_utilisation,
         watts_per_core=target.watts_per_core,
+        device=target.device,
+        others=tuple(
+            Network(name=name, content_digest=start.model.digest) for name, start in others.items()
+        ),
     )
     return Workspace(
         task=task,
@@ -240,6 +250,7 @@ def _take_in(
         clock=clock,
         emit=lambda event: None,
         say=say,
+        others=others,
         warnings=warnings,
         preprocess=request.preprocess,
         share=request.train_seconds / SHARES,
@@ -273,18 +284,7 @@ def _search(
 ) -> Result:
     """Race, prove, deliver, write; `rows` are a resumed search's examples by role."""
     task, clock = workspace.task, workspace.clock
-    space = joint_space(
-        workspace.model,
-        workspace.target,
-        only_engines=task.engines,
-        only_techniques=task.techniques,
-        roles=[
-            role
-            for role, dataset in workspace.roles.items()
-            if len(dataset) and (role != "train" or workspace.share > 0)
-        ],
-        seed=task.seed,
-    )
+    space = _space(workspace)
     spec = intake.original_spec(workspace.model, workspace.target)
     recipe = original_recipe(workspace.model, workspace.target)
     artifact = Path(spec.artifact)
@@ -331,6 +331,33 @@ def _search(
         SearchFinished(improved=delivery.improved, reason=delivery.reason, elapsed=clock.elapsed)
     )
     return output.write(workspace, race, delivery, folder)
+
+
+def _space(workspace: Workspace) -> JointSpace:
+    """The joint space of all the networks that were given."""
+    task = workspace.task
+    starts = {"": workspace.model, **{name: one.model for name, one in workspace.others.items()}}
+    roles = {role for role, dataset in workspace.roles.items() if len(dataset)}
+    if not workspace.share:
+        roles.discard("train")
+    spaces = []
+    for name, model in starts.items():
+        # The original teaches: two modules of one call are only sure to be called alike where both
+        # were converted from ONNX.
+        modules = name and any("module" in one.forms for one in (workspace.model, model))
+        spaces.append(
+            joint_space(
+                model,
+                workspace.target,
+                only_engines=task.engines,
+                only_techniques=task.techniques,
+                roles=sorted(roles - {"train"} if modules else roles),
+                seed=task.seed,
+                start=name,
+                seconds=workspace.clock.budget,
+            )
+        )
+    return functools.reduce(JointSpace.joined, spaces)
 
 
 def _fit_to_budget(

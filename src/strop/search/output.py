@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from strop import bundle
+from strop import bundle, engines
 from strop.errors import InputError
 from strop.measure import PairTiming
+from strop.models import module_files
 from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial, TrialFinished
 from strop.search.deliver import Delivery
 from strop.search.finals import Final
@@ -26,7 +27,7 @@ from strop.search.race import Race
 from strop.search.workspace import Workspace
 
 _MARK = "journal.jsonl"
-_OURS = ("journal.jsonl", "result.json", "report.html", "bundle")
+_OURS = ("journal.jsonl", "result.json", "report.html", "profile.json", "profile.html", "bundle")
 _PROBE_BYTES = 64 * 2**10
 _SAMPLE = 8
 _SAMPLE_BYTES = 2 * 2**20
@@ -108,6 +109,9 @@ def write(workspace: Workspace, race: Race, delivery: Delivery, folder: Path) ->
             ("onnx", ".onnx"),
             ("openvino", ".xml"),
             ("exported", ".pt2"),
+            ("inductor", ".so"),
+            ("tflite", ".tflite"),
+            ("executorch", ".pte"),
             ("module", ".json"),
         )
         if built.spec.artifact.endswith(main)
@@ -134,6 +138,7 @@ def write(workspace: Workspace, race: Race, delivery: Delivery, folder: Path) ->
                 sample_inputs=inputs,
                 sample_outputs=outputs,
                 preprocess=workspace.preprocess,
+                processor=_processor(workspace),
             ),
         )
     _replace(folder / "result.json", result.to_json(indent=1))
@@ -193,6 +198,7 @@ def _result(workspace: Workspace, race: Race, delivery: Delivery) -> Result:
         reason=delivery.reason,
         claim=delivery.claim,
         model=task.model,
+        others=task.others,
         signature=workspace.model.signature,
         data=DataSummary(
             source=task.data,
@@ -212,10 +218,25 @@ def _result(workspace: Workspace, race: Race, delivery: Delivery) -> Result:
         pareto=pareto(race.trials),
         trials=trials,
         warnings=tuple(workspace.warnings),
+        engines_left_out=_engines_left_out(race),
+        techniques_left_out={
+            name: reason for name, reason in race.rejected if name not in engines.names()
+        },
         seconds=phases,
         seed=task.seed,
         budget_seconds=clock.budget,
     )
+
+
+def _engines_left_out(race: Race) -> dict[str, str]:
+    """The engines that no trial ran on, and why."""
+    reasons = dict(race.rejected)
+    ran = {trial.recipe.deploy.engine for trial in race.trials}
+    return {
+        name: reasons.get(name, "the search ended before it was tried")
+        for name in engines.names()
+        if name not in ran
+    }
 
 
 def _candidate(final: Final) -> Candidate:
@@ -252,6 +273,12 @@ def _scores(workspace: Workspace, delivery: Delivery, race: Race) -> dict[str, n
     return scores
 
 
+def _processor(workspace: Workspace) -> Path | None:
+    """The tokeniser or image processor that came with the original, if one did."""
+    folder = workspace.model.path / module_files.PROCESSOR
+    return folder if folder.is_dir() else None
+
+
 def _raw(timing: PairTiming) -> dict[str, Any]:
     return {
         "batch": timing.batch,
@@ -270,6 +297,7 @@ def _lineage(workspace: Workspace, delivery: Delivery, meta: Any) -> dict[str, A
     task = workspace.task
     return {
         "model": task.model,
+        "others": [network.to_dict() for network in task.others],
         "data": task.data,
         "data_digest": task.data_digest,
         "metric": task.metric,

@@ -46,7 +46,8 @@ class Purse:
         """
         self._spent += trial.seconds.get("train", 0.0)
         done = len(trial.recipe.steps) if trial.failed_step is None else trial.failed_step
-        trained = [_key(p) for p in trained_prefixes(trial.recipe) if len(p) <= done]
+        start = trial.recipe.start
+        trained = [_key(start, p) for p in trained_prefixes(trial.recipe) if len(p) <= done]
         self._trained.update(trained)
         found = trial.evidence.search_quality
         if trained and found is not None and found.drop.estimate > _HOPELESS * tolerance:
@@ -65,7 +66,7 @@ class Purse:
         purse = (self.seconds - self._spent) * _OVERHEAD
 
         def pays(recipe: Recipe) -> bool:
-            prefixes = [_key(prefix) for prefix in trained_prefixes(recipe)]
+            prefixes = [_key(recipe.start, prefix) for prefix in trained_prefixes(recipe)]
             if not prefixes:
                 return True
             if prefixes[-1] not in verdicts:
@@ -103,5 +104,5 @@ def untrained(space: JointSpace, history: Sequence[Trial]) -> list[str]:
     return sorted(steps(space.recipes) - steps(trial.recipe for trial in history))
 
 
-def _key(steps: Sequence[Step]) -> str:
-    return "\n".join(step.to_json() for step in steps)
+def _key(start: str, steps: Sequence[Step]) -> str:
+    return "\n".join([start, *(step.to_json() for step in steps)])

@@ -98,6 +98,11 @@ class Race:
         for trial in history:
             self._purse.note(trial, workspace.tolerance)
 
+    @property
+    def rejected(self) -> tuple[tuple[str, str], ...]:
+        """Engines and techniques that take no part, and why."""
+        return self._space.rejected
+
     def run(self) -> None:
         """Race until the space, the patience or the race's share of the budget is used up."""
         workspace = self._workspace

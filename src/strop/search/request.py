@@ -25,7 +25,8 @@ class Request:
     Attributes
     ----------
     model
-        Path of an ONNX file, ``file.py:callable`` (with `trust`), or an `nn.Module`.
+        Path of an ONNX file, ``file.py:callable`` (with `trust`), or an `nn.Module`; or a list of
+        them, for one task: the first is the original, the others are further starting points.
     data, train, prove
         A path, ``file.py:fn`` (with `trust`), or a mapping of arrays by name. `data` is split into
         roles; `train` feeds training and calibration, `prove` is the proof set outright.
@@ -44,6 +45,8 @@ class Request:
         Dimensions by input name, for models whose free dimensions the examples do not settle.
     threads
         Threads of one inference; None means one a granted core.
+    device
+        ``cpu``, or what engines call another device: ``cuda``, ``gpu``, ``npu``, ``qnn`` …
     budget
         Wall seconds, or a text such as ``"10m"``.
     renames
@@ -70,6 +73,7 @@ class Request:
     batch: int = 1
     shapes: Mapping[str, Sequence[int | str]] | None = None
     threads: int | None = None
+    device: str = "cpu"
     train: Any = None
     prove: Any = None
     budget: str | float = "10m"
@@ -90,6 +94,11 @@ class Request:
     rate: str | None = None
     max_utilisation: str | float = 1.0
     watts_per_core: str | float | None = None
+
+    @property
+    def models(self) -> list[Any]:
+        """The networks that were given, the original first."""
+        return list(self.model) if isinstance(self.model, list | tuple) else [self.model]
 
     @property
     def machine_price(self) -> Price | None:
@@ -130,6 +139,8 @@ class Request:
 
     def check(self) -> None:
         """Refuse what no model and no data could make right; InputError says what and how."""
+        if not self.models:
+            raise InputError("there is no model", hint="name a model.onnx or file.py:callable")
         self.tolerance.absolute(1.0)
         if self.budget_seconds < 1:
             raise InputError(f"a budget of {self.budget} is too short", hint="write --budget 10m")

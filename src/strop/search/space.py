@@ -11,8 +11,11 @@ from strop import engines, techniques
 from strop.engines import Engine
 from strop.errors import StropError
 from strop.models.model import Model
-from strop.records import Deployment, Recipe, Step, Target, Trial
+from strop.records import Applicability, Deployment, Recipe, Step, Target, Trial
 from strop.techniques import Technique
+
+_BUILD_SHARE = 0.05
+"""Of the budget that one build of an engine may take."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class JointSpace:
         """
         tried = {trial.recipe.id for trial in history}
         dead = [
-            trial.recipe.steps[: trial.failed_step + 1]
+            (trial.recipe.start, trial.recipe.steps[: trial.failed_step + 1])
             for trial in history
             if trial.failed_step is not None
         ]
@@ -53,8 +56,17 @@ class JointSpace:
             recipe
             for recipe in self.recipes
             if recipe.id not in tried
-            and not any(recipe.steps[: len(prefix)] == prefix for prefix in dead)
+            and not any(
+                (recipe.start, recipe.steps[: len(prefix)]) == (start, prefix)
+                for start, prefix in dead
+            )
         ]
+
+    def joined(self, other: JointSpace) -> JointSpace:
+        """Both spaces as one, in canonical order, the simplest recipes of either first."""
+        recipes = sorted((*self.recipes, *other.recipes), key=lambda recipe: len(recipe.steps))
+        rejected = dict.fromkeys((*self.rejected, *other.rejected))
+        return JointSpace(tuple(recipes), self.exact | other.exact, tuple(rejected))
 
 
 def joint_space(
@@ -65,6 +77,8 @@ def joint_space(
     only_techniques: Sequence[str] | None = None,
     roles: Sequence[str] = ("calibrate",),
     seed: int = 0,
+    start: str = "",
+    seconds: float | None = None,
 ) -> JointSpace:
     """Every recipe for `model` on `target`.
 
@@ -78,11 +92,18 @@ def joint_space(
         Names to keep; None keeps all that are installed.
     roles
         Roles for which there are examples: techniques that need another role are left out.
+    start
+        Name of `model` where it is not the original: its recipes are never exact, as their numbers
+        are not the original's, and none of them runs a module, which no bundle can hold.
+    seconds
+        The budget: engines whose builds would take too much of it are left out unless they are
+        named. None leaves none out.
     """
     rejected: list[tuple[str, str]] = []
     usable_engines: list[Engine] = []
     for name in engines.names():
         if only_engines is not None and name not in only_engines:
+            rejected.append((name, "not among the engines that were named"))
             continue
         try:
             engine = engines.get(name)
@@ -91,6 +112,8 @@ def joint_space(
             continue
         verdict = engine.available()
         verdict = verdict and engine.applies(model, target)
+        if verdict and only_engines is None and seconds is not None:
+            verdict = _affordable(engine, seconds)
         if verdict:
             usable_engines.append(engine)
         else:
@@ -124,13 +147,17 @@ def joint_space(
         technique.name: tuple(technique.space(model, target).grid())
         for technique in usable_techniques
     }
+    forms = tuple(model.forms)
+    served = tuple(form for form in forms if not start or form != "module")
     recipes: dict[str, Recipe] = {}
     exact: set[str] = set()
-    for pipeline in _pipelines(usable_techniques, tuple(model.forms)):
-        if not _is_purposeful(pipeline, tuple(model.forms)):
+    for pipeline in _pipelines(usable_techniques, forms):
+        if not _is_purposeful(pipeline, forms):
             continue
         for engine in usable_engines:
-            if not _fits(engine, pipeline, tuple(model.forms)):
+            if not _fits(engine, pipeline, served):
+                continue
+            if not engine.takes_quantised and any(one.family == "int8" for one in pipeline):
                 continue
             deployments = itertools.product(
                 engine.space(model, target).grid(), placements(engine, target)
@@ -150,13 +177,25 @@ def joint_space(
                             batch=target.batch,
                         ),
                         seed=seed,
+                        start=start,
                     )
                     recipes.setdefault(recipe.id, recipe)
-                    if all(item.exact for item in pipeline) and engine.is_exact(options):
+                    unchanged = all(item.exact for item in pipeline) and engine.is_exact(options)
+                    if unchanged and not start:
                         exact.add(recipe.id)
     # Stable: within one length the order is the engines' and techniques' own, defaults first.
     ordered = sorted(recipes.values(), key=lambda recipe: len(recipe.steps))
     return JointSpace(tuple(ordered), frozenset(exact), tuple(rejected))
+
+
+def _affordable(engine: Engine, seconds: float) -> Applicability:
+    """Whether a build takes no more than a small part of the budget."""
+    if engine.build_seconds <= _BUILD_SHARE * seconds:
+        return Applicability.yes()
+    return Applicability.no(
+        f"a build takes some {engine.build_seconds:.0f} s, too much of a budget of "
+        f"{seconds:.0f} s; name it with --engine to have it tried"
+    )
 
 
 def placements(engine: Engine, target: Target) -> list[tuple[int | None, int]]:
@@ -178,17 +217,27 @@ def placements(engine: Engine, target: Target) -> list[tuple[int | None, int]]:
 
 def original_recipe(model: Model, target: Target) -> Recipe:
     """The model as it was given, in its native runtime with that runtime's own defaults."""
-    name = "torch" if "module" in model.forms else "onnxruntime"
+    # The first form that it came in; a SavedModel is OpenVINO's, which alone has read it.
+    natives = {"module": "torch", "onnx": "onnxruntime", "tflite": "litert", "openvino": "openvino"}
+    known = [natives[form] for form in natives if form in model.forms] or ["onnxruntime"]
+    name = next((one for one in known if _runs(one, model, target)), known[0])
     engine = engines.get(name)
+    # What its own runtime does not run on the device stays on the CPU, and is compared with there.
+    home = target if engine.applies(model, target) else target.model_copy(update={"device": "cpu"})
     return Recipe(
         deploy=Deployment(
             engine=name,
-            options=engine.space(model, target).default,
-            device=target.device,
+            options=engine.space(model, home).default,
+            device=home.device,
             threads=target.threads,
             batch=target.batch,
         )
     )
+
+
+def _runs(name: str, model: Model, target: Target) -> bool:
+    engine = engines.get(name)
+    return bool(engine.available() and engine.applies(model, target))
 
 
 def _pipelines(

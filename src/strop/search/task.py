@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from strop.errors import InputError
-from strop.records import Goal, Price
+from strop.records import Goal, Network, Price
 from strop.records._base import Record
 
 
@@ -62,6 +62,8 @@ class Task(Record):
     ----------
     model, data, train, prove
         What was given, as text for people; digests below say what it was.
+    others
+        The networks besides the original that recipes may start from.
     shapes
         Dimensions by input for models without examples, as ``--shape`` gives them.
     """
@@ -87,3 +89,5 @@ class Task(Record):
     rate: float | None = None
     max_utilisation: float = 1.0
     watts_per_core: float | None = None
+    device: str = "cpu"
+    others: tuple[Network, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from pathlib import Path
@@ -17,7 +17,7 @@ from strop.data import Dataset
 from strop.errors import NotApplicable, StropError
 from strop.metrics import Metric
 from strop.models.model import Model
-from strop.records import Event, SessionSpec, Target
+from strop.records import Event, Recipe, SessionSpec, Target
 from strop.search.cache import Cache
 from strop.search.task import Task
 from strop.workers import ChildFailed, Pool
@@ -74,6 +74,20 @@ class Clock:
                 self._inner[-1] += whole
 
 
+@dataclass(frozen=True)
+class Start:
+    """A network that was given besides the original, for recipes to start from.
+
+    Attributes
+    ----------
+    payload
+        The live module, pickled, for children; None for models that come from files.
+    """
+
+    model: Model
+    payload: np.ndarray | None
+
+
 @dataclass
 class Workspace:
     """One search's surroundings.
@@ -82,6 +96,8 @@ class Workspace:
     ----------
     payload
         The live module, pickled, for children; None for models that come from files.
+    others
+        The further networks that recipes may start from, by name.
     roles
         ``calibrate``, ``search``, ``prove`` and perhaps ``train``.
     folder
@@ -110,6 +126,7 @@ class Workspace:
     clock: Clock
     emit: Callable[[Event], None]
     say: Callable[[str], None]
+    others: Mapping[str, Start] = field(default_factory=dict)
     tolerance: float = 0.0
     preprocess: str | None = None
     share: float = 0.0
@@ -120,6 +137,13 @@ class Workspace:
     @property
     def alpha(self) -> float:
         return 1 - self.task.confidence
+
+    def start_of(self, recipe: Recipe) -> tuple[Model, np.ndarray | None]:
+        """The network that a recipe starts from, and its live module's pickle if it is one."""
+        if not recipe.start:
+            return self.model, self.payload
+        start = self.others[recipe.start]
+        return start.model, start.payload
 
     def call(self, role: str, job: str, *, timeout: float | None = None, **params: Any) -> Any:
         """Run ``strop.search.jobs:<job>`` in the child for `role`.

@@ -7,6 +7,7 @@ one entry of a deque and one call; timers and futures are for batches and for wh
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -73,7 +74,14 @@ class Batcher:
         )
         self.lanes = Lanes()
         self.express = (
-            Express(model, self.policy, loop, self.lanes, self._if_drained)
+            Express(
+                model,
+                self.policy,
+                loop,
+                self.lanes,
+                functools.partial(self.submit, taken=True),
+                self._if_drained,
+            )
             if Express.suits(model)
             else None
         )
@@ -115,8 +123,14 @@ class Batcher:
         """Whether anything waits or runs."""
         return bool(self.queued or self._pool.running_rows)
 
-    def submit(self, request: InferRequest, done: Done) -> Ticket:
-        """Take a request, or refuse it at once by calling `done` with the reason."""
+    def submit(self, request: InferRequest, done: Done, *, taken: bool = False) -> Ticket:
+        """Take a request, or refuse it at once by calling `done` with the reason.
+
+        Parameters
+        ----------
+        taken
+            The express lane took it already: that the model is being unloaded is no reason.
+        """
         now = time.monotonic()
         if not request.arrived:
             request.arrived = now
@@ -124,6 +138,7 @@ class Batcher:
             # One queue, one order, one limit: there is no lane beside a queue.
             self.express.hand_over()
         ticket = Ticket(self, request, done)
+        ticket.taken = taken
         try:
             ticket.rows = self.model.check(request)
             if self._flights is None or not self._flights.board(ticket, now):
@@ -141,6 +156,7 @@ class Batcher:
         """
         now = time.monotonic()
         try:
+            self._check_open()
             self._admit(1, 0, self._level, math.inf if self._slo is None else now + self._slo, now)
         except ServeError as error:
             error.__traceback__ = None
@@ -196,6 +212,8 @@ class Batcher:
     # -- in ----------------------------------------------------------------------------------
 
     def _enter(self, ticket: Ticket, now: float) -> None:
+        if not ticket.taken:
+            self._check_open()
         request = ticket.request
         deadline = math.inf if request.deadline is None else request.deadline
         if self._slo is not None and request.arrived + self._slo < deadline:
@@ -230,8 +248,6 @@ class Batcher:
         """
         lanes = self.lanes
         settings = self.model.settings
-        if self.closing:
-            raise Unavailable(f"the model '{self.model.name}' is being unloaded", retry_after=1.0)
         if lanes.requests >= settings.max_queue or (
             lanes.requests and lanes.bytes + size > settings.max_queue_bytes
         ):
@@ -256,6 +272,10 @@ class Batcher:
                 self.refusing_until = late - self._slo
             raise too_busy(self.model.name, late - deadline)
         return completion
+
+    def _check_open(self) -> None:
+        if self.closing:
+            raise Unavailable(f"the model '{self.model.name}' is being unloaded", retry_after=1.0)
 
     # -- through -----------------------------------------------------------------------------
 
@@ -344,10 +364,12 @@ class Batcher:
                 self._schedule()
             else:
                 self._dispatch()  # the worker goes on while the answers are given
-        if batch.outputs is not None:
-            model.curve.observe(min(batch.total, model.limit), batch.ended - batch.started)
+        computed = batch.outputs is not None
+        if computed:
             self._learn(batch)
         self._answers.batch(batch)
+        if computed:
+            model.curve.observe(min(batch.total, model.limit), batch.ended - batch.started)
         self._if_drained()
 
     def _learn(self, batch: RunningBatch) -> None:

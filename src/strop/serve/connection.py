@@ -35,6 +35,7 @@ _KEPT = frozenset(
 )
 _LONGEST_DETOUR = 15  # requests
 _DISCARDED = 64 << 10  # a refused body up to here is read, so that the connection can go on
+_AT_ONCE = 8 << 10  # up to here it is cheaper to copy what arrived than to take care of it
 
 
 class Connection(Outgoing):
@@ -42,10 +43,12 @@ class Connection(Outgoing):
 
     __slots__ = (
         "_arrived",
+        "_bypassed",
         "_detour",
         "_head",
         "_headers",
         "_parser",
+        "_part",
         "_skipped",
         "_target",
         "_unknown",
@@ -61,6 +64,8 @@ class Connection(Outgoing):
         self._arrived = 0.0
         self._unknown = b""  # the head that is being parsed, where it may be remembered
         self._detour = self._skipped = 0  # requests that do not try the lane; those already done
+        self._part = 1  # bytes that the kernel gathers before it says that there are any
+        self._bypassed = False  # the parser waits for a body that does not come by it
         self._upgrading = False  # the body comes after what the parser takes for the end
 
     # What the event loop calls.
@@ -191,14 +196,14 @@ class Connection(Outgoing):
 
     def _take(self, size: int) -> None:
         """Requests from the window, of which the first byte is the first of a request."""
-        front = self.front
-        data = bytes(front.window[:size])
+        front, window = self.front, self.front.window
+        data = bytes(window[:size]) if size <= _AT_ONCE else front.buffer
         start = 0
         while start < size:
-            end = data.find(b"\r\n\r\n", start) + 4
+            end = data.find(b"\r\n\r\n", start, size) + 4
             if end < 4:
                 break
-            head = data[start:end]
+            head = bytes(data[start:end])
             known = front.known.get(head)
             if known is None:
                 self._unknown = head
@@ -206,12 +211,15 @@ class Connection(Outgoing):
             if known.lane is not None and not start and end + known.length == size:
                 if self._skipped < self._detour:
                     self._skipped += 1
-                elif self._take_express(known, data, end):
+                elif self._take_express(known, bytes(window[:size]), end):
                     return
             start = end + known.length
-            if known.gate is not None and start <= size and self._turned_away(known, data, end):
+            if start > size:
+                self._accept(known, window[end:size])  # the rest is still on its way
+                return
+            if known.gate is not None and self._turned_away(known, data, end):
                 continue
-            self._accept(known, data[end:start])
+            self._accept(known, bytes(window[end:start]))
             if self._discarding or self._reading:
                 return
         if start < size:
@@ -241,7 +249,7 @@ class Connection(Outgoing):
         self._exchanges.append(self._passing)
         return True
 
-    def _turned_away(self, known: KnownHead, data: bytes, end: int) -> bool:
+    def _turned_away(self, known: KnownHead, data: bytes | bytearray, end: int) -> bool:
         """Whether it was refused unread; never behind another one that waits for its answer."""
         front, now = self.front, time.monotonic()
         if self._exchanges or front.draining or known.gate is None:
@@ -254,8 +262,8 @@ class Connection(Outgoing):
         self._last = now
         return True
 
-    def _accept(self, known: KnownHead, body: bytes) -> None:
-        """A request with a known head; `body` is as much of it as is there."""
+    def _accept(self, known: KnownHead, body: bytes | memoryview) -> None:
+        """A request with a known head; `body` is as much of it as is there, a view if not all."""
         front = self.front
         exchange = Exchange(self, known.method, known.target, known.headers)
         exchange.arrived = time.monotonic()
@@ -307,6 +315,7 @@ class Connection(Outgoing):
             if self._head > self.front.limits.head:
                 self._stop(_head_too_large(self._target, self.front.limits))
         elif exchange.length and exchange.refusal is None:
+            self._bypassed = True
             self._await_body(exchange)
 
     def _ignore_upgrade(self, rest: memoryview) -> None:
@@ -336,19 +345,23 @@ class Connection(Outgoing):
         text = exchange.headers.get(b"inference-header-content-length", b"")
         shift = int(text) if text.isdigit() and len(text) < 12 else 0
         self._body.expect(exchange.length or 0, shift)
+        self._part = self._body.gather(self._transport, self._part)
 
     def _receive(self, size: int) -> None:
         exchange = self._current
         assert exchange is not None
         last = self._body.fill(size)
+        if self._part > 1:
+            self._part = self._body.gather(self._transport, self._part)
         error = self._hold(exchange, size)
         if error is not None:
             self._refuse(exchange, error)
         elif last:
             exchange.body = self._body.whole()
             self._reading = False
-            # The parser still waits for the body that passed it by.
-            self._parser = httptools.HttpRequestParser(self)
+            if self._bypassed:
+                self._bypassed = False
+                self._parser = httptools.HttpRequestParser(self)
             self._complete(exchange)
 
     def _admit(self, exchange: Exchange) -> None:

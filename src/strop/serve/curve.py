@@ -12,8 +12,8 @@ _WINDOW = 200
 """Observations kept a size: the second largest of 200 is their 99th percentile."""
 _RECENT = 31
 """Newest of them that give median and mean, which so follow a machine that slows down."""
-_REFRESH = 0.02
-"""Seconds of batches after which the curve is drawn anew, which takes some 50 µs."""
+_REFRESH = 0.1
+"""Seconds of batches after which the curve is drawn anew, which takes some 75 µs."""
 _TRUST = 20
 """Observations of a size after which the recorded curve no longer counts for it."""
 _HANDLING = 50e-6
@@ -83,7 +83,7 @@ class LatencyCurve:
         ]
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A batch of `rows` took `seconds`. Costs a microsecond, or 1% of the batch's time."""
+        """A batch of `rows` took `seconds`. Costs a microsecond, or 0.1% of the batch's time."""
         index = self._nearest(rows)
         size = self.sizes[index]
         if rows != size and self._p50[rows] > 0:

@@ -16,6 +16,7 @@ from strop.serve.errors import ServeError
 if TYPE_CHECKING:
     from strop.serve.outgoing import Outgoing
     from strop.serve.routes import Match
+    from strop.serve.ticket import Submit
 
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
@@ -107,6 +108,8 @@ class Exchange:
         The answer once it is there: its bytes, or several buffers of them.
     held
         Bytes of the body, counted against those in flight.
+    submit
+        Who has taken the request already, where somebody has.
     """
 
     # Defaults of the class: most requests have most of them, and need not set them one by one.
@@ -122,6 +125,7 @@ class Exchange:
     held = 0
     wants_continue = False
     request_id = ""
+    submit: Submit | None = None
 
     def __init__(
         self, connection: Outgoing, method: bytes, target: bytes, headers: dict[bytes, bytes]

@@ -34,6 +34,7 @@ from strop.serve.lanes import Lanes
 from strop.serve.model import ServedModel
 from strop.serve.policy import Policy, QueueView
 from strop.serve.request import InferRequest
+from strop.serve.ticket import Submit
 
 if TYPE_CHECKING:
     from strop.serve.known import KnownHead
@@ -71,6 +72,8 @@ class Express:
     ----------
     lanes
         The model's queue: nothing passes while anything waits there.
+    submit
+        Puts a request that was taken here into that queue, also while the model is being unloaded.
     emptied
         Called whenever nothing waits here any more.
 
@@ -88,6 +91,7 @@ class Express:
         policy: Policy,
         loop: asyncio.AbstractEventLoop,
         lanes: Lanes,
+        submit: Submit,
         emptied: Callable[[], None],
     ) -> None:
         (given,), (returned,) = model.signature.inputs, model.signature.outputs
@@ -100,6 +104,7 @@ class Express:
         self._policy = policy
         self._loop = loop
         self._lanes = lanes
+        self._submit = submit
         self._emptied = emptied
         self._input, self._output = given.name, returned.name
         self._dtype = dtype_of(model.inputs[0].datatype)
@@ -165,7 +170,9 @@ class Express:
         waiting, arrived = self._leave(len(self.waiting))
         for (connection, known, data, end), moment in zip(waiting, arrived, strict=True):
             if not connection.closed:
-                connection.resume(known, data[end:], moment).dispatch()
+                exchange = connection.resume(known, data[end:], moment)
+                exchange.submit = self._submit
+                exchange.dispatch()
         self._emptied()
 
     def abort(self, error: ServeError) -> None:

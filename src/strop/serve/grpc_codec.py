@@ -131,7 +131,7 @@ def _typed(contents: Any, datatype: str, count: int, name: str) -> np.ndarray:
         array[:] = list(values)
         return array
     try:
-        return np.array(values, dtype=dtype_of(datatype))
+        return np.fromiter(values, dtype_of(datatype), count)  # np.array makes a list of it first
     except OverflowError:
         raise BadRequest(f"input '{name}': its data are not all {datatype} values") from None
 

@@ -148,7 +148,7 @@ class GrpcFront:
             try:
                 async for data in requests:
                     await room.acquire()
-                    request = parsed(message("ModelInferRequest"), data)
+                    request = parsed(message("ModelInferRequest"), data, self._limits.json)
                     task = asyncio.create_task(self._stream_answer(request, context))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -311,7 +311,7 @@ class GrpcFront:
         async def guarded(data: bytes, context: Any) -> Any:
             try:
                 self._admit(context, access)
-                answer = await call(parsed(kind, data), context)
+                answer = await call(parsed(kind, data, self._limits.json), context)
                 await compress_if_asked(context)
                 return answer
             except ServeError as error:

@@ -18,6 +18,7 @@ from strop.serve.proto import HEALTH, SERVICE, message
 _PACKAGE = HEALTH.rpartition(".")[0]
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3
 _LOOK_SECONDS = 0.25
+_LONGEST_QUESTION = 64 << 10  # bytes
 
 
 class TooManyWatch(ServeError):
@@ -116,7 +117,7 @@ class Health:
 
 
 def _service(data: bytes) -> str:
-    return str(parsed(message("HealthCheckRequest", _PACKAGE), data).service)
+    return str(parsed(message("HealthCheckRequest", _PACKAGE), data, _LONGEST_QUESTION).service)
 
 
 def _answer(status: int) -> Any:

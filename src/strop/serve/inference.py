@@ -99,7 +99,7 @@ class Inference:
             decoded.parameters,
         )
         done = functools.partial(self._answer, exchange, decoded.binary)
-        exchange.ticket = self._core.submit(request, done)
+        exchange.ticket = (exchange.submit or self._core.submit)(request, done)
 
     def _answer(
         self, exchange: Exchange, binary: bool | frozenset[str], result: InferResponse | ServeError
@@ -167,16 +167,23 @@ def _length(text: bytes) -> int:
     return int(text)
 
 
+@functools.lru_cache(256)
 def _coding(accepted: bytes) -> bytes:
-    """The coding that a client prefers of those offered; empty for none."""
+    """The coding that a client prefers of those offered; empty for none.
+
+    Remembered, because clients say the same every time.
+    """
+    best, chosen = 0.0, b""
     for entry in accepted.lower().split(b","):
-        name, _, quality = entry.partition(b";")
-        if name.strip() in (b"gzip", b"deflate") and quality.replace(b" ", b"") not in (
-            b"q=0",
-            b"q=0.0",
-        ):
-            return name.strip()
-    return b""
+        name, _, weight = entry.replace(b" ", b"").partition(b";q=")
+        if name in (b"gzip", b"deflate"):
+            try:
+                quality = float(weight or b"1")
+            except ValueError:
+                continue
+            if quality > best:
+                best, chosen = quality, name
+    return chosen
 
 
 def _compress(parts: _Parts, coding: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -27,6 +28,8 @@ Inputs = Mapping[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 
 _threads: WeakSet[threading.Thread] = WeakSet()
+_ended = threading.Lock()
+_ended.acquire()  # free from the end of a batch on a thread until somebody waited for it
 
 
 class Batch:
@@ -218,8 +221,16 @@ class ThreadInstance(Instance):
                 self._loop.call_soon_threadsafe(self._completed, self, batch)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 break
+            if _ended.locked():
+                with contextlib.suppress(RuntimeError):  # another worker was faster
+                    _ended.release()
         if self._session is None:
             session.close()
+
+
+def rest(seconds: float) -> None:
+    """Leave the core to the workers, until one has ended a batch or so many seconds are over."""
+    _ended.acquire(timeout=seconds)
 
 
 def still_computing() -> bool:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from strop import engines
 from strop.errors import InputError
 from strop.records import Dim, Placement, SessionSpec, Signature, TensorSpec
 
-_ENGINES = {".onnx": "onnxruntime", ".xml": "openvino"}
+_ENGINES = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "litert"}
 
 
 def plain_spec(path: Path, threads: int, streams: int) -> SessionSpec:
-    """What opens a plain ONNX or OpenVINO file with its engine's own defaults.
+    """What opens a plain ONNX, OpenVINO or `.tflite` file with its engine's own defaults.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def plain_spec(path: Path, threads: int, streams: int) -> SessionSpec:
     engine = _ENGINES.get(path.suffix.lower())
     if engine is None:
         raise InputError(
-            f"'{path}' is no bundle, ONNX file or OpenVINO .xml",
+            f"'{path}' is no bundle, ONNX file or OpenVINO .xml, and no .tflite",
             hint="optimise the model with strop optimize, or export it to ONNX",
         )
     if not path.is_file():
@@ -30,11 +31,10 @@ def plain_spec(path: Path, threads: int, streams: int) -> SessionSpec:
     available = engines.get(engine).available()
     if not available:
         raise InputError(f"the engine '{engine}' cannot run: {available.reason}")
-    signature = _onnx_signature(path) if engine == "onnxruntime" else _openvino_signature(path)
     return SessionSpec(
         engine=engine,
         artifact=str(path),
-        signature=signature,
+        signature=_SIGNATURES[engine](path),
         options=quiet_options(engine, {}),
         placement=Placement(threads=threads, streams=streams),
     )
@@ -72,6 +72,19 @@ def _openvino_signature(path: Path) -> Signature:
         inputs=tuple(_port(port) for port in network.inputs),
         outputs=tuple(_port(port) for port in network.outputs),
     )
+
+
+def _tflite_signature(path: Path) -> Signature:
+    from strop.models import tflite_file
+
+    return tflite_file.read(path).signature
+
+
+_SIGNATURES: dict[str, Callable[[Path], Signature]] = {
+    "onnxruntime": _onnx_signature,
+    "openvino": _openvino_signature,
+    "litert": _tflite_signature,
+}
 
 
 def _port(port: object) -> TensorSpec:

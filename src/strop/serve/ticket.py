@@ -17,6 +17,8 @@ _log = logging.getLogger("strop.serve")
 
 Done = Callable[["InferResponse | ServeError"], None]
 
+Submit = Callable[["InferRequest", Done], "Ticket"]
+
 QUEUED, RUNNING, ANSWERED = 0, 1, 2
 
 
@@ -37,6 +39,9 @@ class Ticket:
     state
         ``QUEUED``; ``RUNNING``, which is everything between the queue and the answer; or
         ``ANSWERED``, as a cancelled request is, too.
+    taken
+        Whether it had been taken before it came to the queue, and so is not turned away there
+        because the model is being unloaded.
     """
 
     __slots__ = (
@@ -52,6 +57,7 @@ class Ticket:
         "rows",
         "size",
         "state",
+        "taken",
     )
 
     def __init__(self, batcher: Batcher | None, request: InferRequest, done: Done) -> None:
@@ -66,6 +72,7 @@ class Ticket:
         self.predicted = 0.0
         self.flight: bytes | None = None
         self.state = QUEUED
+        self.taken = False
 
     def cancel(self) -> None:
         """Take the request back: `done` will not be called any more. Harmless afterwards.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from strop.errors import ModelError, NotApplicable
+from strop.models import graph
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Step, Target
 from strop.techniques._base import Context, Technique
@@ -18,6 +19,9 @@ _TRACED = 2
 _CHECKED = 8
 _LEAST_STEPS = 400
 _COPIES = ("narrow", "shallow")
+_NETWORKS = ("narrow-0.25", "narrow-0.5", "shallow-0.5", "same")
+_ENCODERS = ("shallow-0.5", "shallow-0.67", "narrow-0.5", "same")
+"""Where one stream runs through all layers, fewer channels cut into every one of them at once."""
 _SHRINKING = ("prune",)
 """Techniques that make the network smaller before this one: their result is the student."""
 
@@ -42,7 +46,7 @@ class Distillation(Technique):
     """
 
     name = "distil"
-    version = 2
+    version = 3
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -54,11 +58,12 @@ class Distillation(Technique):
 
     def space(self, model: Model, target: Target) -> Space:
         own = model.meta.get("student")
-        students = ("narrow-0.25", "narrow-0.5", "shallow-0.5", "same")
+        encoder = _is_encoder(model)
+        students = _ENCODERS if encoder else _NETWORKS
         return Space(
             choices=(
                 Choice(name="student", values=(own, "same") if own else students),
-                Choice(name="transfer", values=("none",)),
+                Choice(name="transfer", values=("features" if encoder and not own else "none",)),
                 Choice(name="temperature", values=(4.0,)),
                 Choice(name="labels", values=(0.3,)),
                 Choice(name="rows", values=("auto",)),
@@ -86,6 +91,7 @@ class Distillation(Technique):
             # Few examples are gone through more often: it takes steps to learn.
             epochs=max(TrainSettings.epochs, _LEAST_STEPS * _batch(ctx.teacher) / len(data)),
             batch=_batch(ctx.teacher),
+            least_batch=_fixed_batch(ctx.teacher) or TrainSettings.least_batch,
             temperature=float(params["temperature"]),
             label_weight=float(params["labels"]),
             transfer=params["transfer"],
@@ -146,6 +152,14 @@ class Distillation(Technique):
         return module_plan.apply_plan(module, [op]), [op]
 
 
+def _is_encoder(model: Model) -> bool:
+    """Whether it is made of attention: softmax between products, and no convolution."""
+    if "onnx" not in model.forms:
+        return False
+    found = graph.operators(graph.read(model.forms["onnx"]))
+    return "Softmax" in found and "MatMul" in found and "Conv" not in found
+
+
 def _rows(params: Mapping[str, Any]) -> Any:
     """Which examples; a network that knows nothing yet learns little from the hard ones alone."""
     chosen = params.get("rows", "auto")
@@ -157,5 +171,9 @@ def _batch(model: Model) -> int:
     """Examples a step; as many as the model insists on, if it does."""
     from strop.training import TrainSettings
 
+    return _fixed_batch(model) or TrainSettings.batch
+
+
+def _fixed_batch(model: Model) -> int | None:
     leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-    return next((dim for dim in leading if isinstance(dim, int)), TrainSettings.batch)
+    return next((dim for dim in leading if isinstance(dim, int)), None)

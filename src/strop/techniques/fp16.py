@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from strop.models import graph
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
+from strop.techniques.calibration import watch
+from strop.techniques.calibration_rows import Rows
 from strop.techniques.onnx_view import GraphView, name_nodes
 
 if TYPE_CHECKING:
@@ -32,13 +34,16 @@ _SENSITIVE = frozenset(
 """Operators that stay FP32: they sum many terms or leave FP16's range (6e-8 to 65504), or their
 order and positions hang on the last bits."""
 _RANGE = np.finfo(np.float16)
+_LOUDEST = float(_RANGE.max) / 2
+"""Magnitude on the calibration rows from which a tensor stays FP32: other rows may be louder."""
 
 
 class FP16(Technique):
     """FP16 as in mixed precision training (Micikevicius et al., 2018, arXiv:1710.03740).
 
     Constants that leave FP16's range stay FP32: with a value above 65504, or small tensors (an
-    epsilon) with one below 6e-5. Inputs and outputs keep their types.
+    epsilon) with one below 6e-5. So do tensors, with the operators that read or write them, whose
+    values come near FP16's greatest on the calibration rows. Inputs and outputs keep their types.
 
     Parameters of the space
     -----------------------
@@ -50,10 +55,11 @@ class FP16(Technique):
     """
 
     name = "fp16"
-    version = 1
+    version = 2
     consumes = "onnx"
     produces = ("onnx",)
-    packages = ("onnx",)
+    roles = ("calibrate",)
+    packages = ("onnx", "onnxruntime")
     stage = 60
 
     def applies(self, model: Model, target: Target) -> Applicability:
@@ -76,12 +82,16 @@ class FP16(Technique):
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         proto = graph.read(model.forms["onnx"])
         unfit = [tensor.name for tensor in proto.graph.initializer if _leaves_range(tensor)]
-        halve = _halve_weights if params["weights_only"] else _halve_nodes
-        count = halve(proto)
+        loud: list[str] = []
+        if params["weights_only"]:
+            count = _halve_weights(proto)
+        else:
+            loud = _loud_tensors(model, proto, ctx)
+            count = _halve_nodes(proto, loud)
         if not count:
             raise NotApplicable("nothing can be FP16 without leaving its range")
         graph.write(graph.infer_shapes(proto), ctx.workdir / "onnx" / "model.onnx")
-        facts = {"halved": count, "kept_fp32_weights": unfit}
+        facts = {"halved": count, "kept_fp32_weights": unfit, "kept_fp32_tensors": loud}
         return Model.seal(ctx.workdir, model.signature, meta={**model.meta, **facts})
 
 
@@ -105,8 +115,45 @@ def _halve_weights(proto: ModelProto) -> int:
     return len(casts)
 
 
-def _halve_nodes(proto: ModelProto) -> int:
-    """Let all nodes that may compute in FP16.
+def _loud_tensors(model: Model, proto: ModelProto, ctx: Context) -> list[str]:
+    """Tensors that FP16 could not hold on the calibration rows, or nearly not; sorted."""
+    data = ctx.data.get("calibrate")
+    too_large = proto.ByteSize() >= 2**31 - 1  # for one message, which is how they are watched
+    if data is None or not len(data) or too_large or graph.custom_domains(proto):
+        return []
+    rows = Rows.of(model, data, ctx.seed)
+    name_nodes(proto.graph)
+    view = GraphView(proto)
+    names = {
+        name
+        for node in proto.graph.node
+        if (slots := _half_slots(view, node))
+        for name in (
+            *(node.input[i] for i in slots[0]),
+            *(node.output[i] for i in slots[1]),
+        )
+        if name not in view.initializers and name not in view.captured
+    }
+    ctx.emit(f"watching {len(names)} tensors for what FP16 cannot hold")
+    peaks = {name: _Peak() for name in sorted(names)}
+    observers = {name: [peak] for name, peak in peaks.items()}
+    watch(proto, observers, rows.batches, deadline=ctx.deadline)
+    return [name for name, peak in peaks.items() if peak.value > _LOUDEST]
+
+
+class _Peak:
+    """The greatest finite magnitude of a tensor: FP16 has infinities of its own."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def update(self, values: np.ndarray) -> None:
+        sizes = np.abs(values[np.isfinite(values)])
+        self.value = max(self.value, float(sizes.max(initial=0.0)))
+
+
+def _halve_nodes(proto: ModelProto, loud: Sequence[str] = ()) -> int:
+    """Let all nodes compute in FP16 that may and that touch none of the `loud` tensors.
 
     A tensor has up to two versions: its own name means FP32, ``name:fp16`` the half. Casts are put
     behind the producer of one version when a reader wants the other.
@@ -115,11 +162,13 @@ def _halve_nodes(proto: ModelProto) -> int:
 
     name_nodes(proto.graph)
     view = GraphView(proto)
-    unfit = {t.name for t in proto.graph.initializer if _leaves_range(t)}
+    unfit = {t.name for t in proto.graph.initializer if _leaves_range(t)} | set(loud)
     chosen = {
         node.name: slots
         for node in proto.graph.node
-        if (slots := _half_slots(view, node)) and not unfit.intersection(node.input)
+        if (slots := _half_slots(view, node))
+        and not unfit.intersection(node.input)
+        and not unfit.intersection(node.output)
     }
     as_half = {
         node.input[i] for node in proto.graph.node for i in chosen.get(node.name, ((), ()))[0]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models import graph
 from strop.models.model import Model
-from strop.records import Applicability, Choice, Space, Target
+from strop.records import Applicability, Choice, Space, Step, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.bias_correction import bias_shifts
-from strop.techniques.calibration import Arrays, Batches, digest_of, sample_rows, watch
+from strop.techniques.calibration import Arrays, Batches, digest_of, watch
+from strop.techniques.calibration_rows import Rows
+from strop.techniques.equalisation import absorb, absorbable, equalise, find_pairs
 from strop.techniques.folding import prepare
 from strop.techniques.observers import Extremes, Histogram
 from strop.techniques.onnx_view import GraphView
@@ -31,13 +29,10 @@ from strop.techniques.smoothquant import find_spots, smooth
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-CALIBRATION_ROWS = 128
-"""Rows that ranges, moments and means are taken over at most."""
-SENSITIVITY_ROWS = 16
-"""Rows that the layers are ranked on: errors are averages over all outputs of all of them."""
 KEPT_IN_FLOAT = (0.05, 0.1, 0.2, 0.4)
 """Shares of the layers that are tried in float."""
-_BATCH = 8
+_RARELY_KEPT = 0.1
+"""The largest of those shares that is tried with what departs from the defaults."""
 _WIDE_SUMS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd"})
 """Instruction sets whose integer products do not saturate 16-bit sums."""
 
@@ -52,7 +47,10 @@ class StaticINT8(Technique):
     Parameters of the space
     -----------------------
     calibrator
-        ``mse``, ``percentile`` or ``minmax``: how ranges are read from histograms.
+        ``mse``, ``entropy``, ``percentile`` or ``minmax``: how ranges are read from histograms.
+    equalise
+        ``scale`` evens out the channels between layers beforehand (cross-layer equalisation),
+        ``absorb`` also moves what channels always carry to the next bias, ``none`` neither.
     keep_float
         Share of the layers kept in float, the most sensitive ones (strop.techniques.sensitivity).
     smooth
@@ -60,7 +58,7 @@ class StaticINT8(Technique):
     bias_correction
         Whether biases take up the mean error.
     rounding
-        ``compensated`` (GPTQ) or ``nearest``.
+        ``compensated`` (GPTQ), ``adaround`` or ``nearest``.
     rank
         ``error``, or ``error-per-microsecond``, which measures times and so may rank otherwise
         the next time.
@@ -95,23 +93,43 @@ class StaticINT8(Technique):
     def space(self, model: Model, target: Target) -> Space:
         view = GraphView(prepare(graph.read(model.forms["onnx"])))
         alphas = (0.5, 0.0) if find_spots(view) else (0.0,)
+        pairs = find_pairs(view)
+        # A Clip between two layers becomes Max and Min, which have no integer kernel: those pairs
+        # cost more time than a little quality is worth, so they are not tried unasked.
+        rectified = any(pair.clip is None for pair in pairs) and not any(
+            pair.clip for pair in pairs
+        )
         count = len(plan(view).layers)
         # Shares that keep no layer, or as many as a smaller share does, say nothing new.
         kept = {math.floor(share * count): share for share in reversed(KEPT_IN_FLOAT)}
         shares = tuple(sorted({0.0, *(share for number, share in kept.items() if number)}))
         return Space(
             choices=(
-                Choice(name="calibrator", values=("mse", "minmax")),
+                Choice(name="calibrator", values=("mse", "minmax", "entropy")),
                 Choice(name="keep_float", values=shares),
                 Choice(name="smooth", values=alphas),
                 Choice(name="bias_correction", values=(True,)),
-                Choice(name="rounding", values=("compensated",)),
+                Choice(name="rounding", values=("compensated", "adaround")),
+                Choice(name="equalise", values=("none", "scale") if rectified else ("none",)),
                 Choice(name="rank", values=("error",)),
             )
         )
 
+    def follows(self, earlier: Sequence[Step], params: Mapping[str, Any]) -> bool:
+        # One departure from the defaults at a time, and the rarer ones with few layers in float:
+        # all with all would be sixty recipes that differ by less than they cost to try.
+        rare = [
+            params.get("calibrator") == "entropy",
+            params.get("rounding") == "adaround",
+            params.get("equalise", "none") != "none",
+        ]
+        if not any(rare):
+            return True
+        departures = sum(rare) + (params.get("calibrator") == "minmax")
+        return departures == 1 and float(params["keep_float"]) <= _RARELY_KEPT
+
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
-        rows = _Rows.of(model, ctx.data["calibrate"], ctx.seed)
+        rows = Rows.of(model, ctx.data["calibrate"], ctx.seed)
         digest = digest_of(rows.batches)
         bits = weight_bits(ctx.target)
         key = _key(model.digest, digest, params, bits)
@@ -182,6 +200,7 @@ class Quantiser:
         self._sample = sample
         self._params = params
         self.ctx = ctx
+        network = self._equalised(network, str(params.get("equalise", "none")))
         self.network = self._smoothed(network, float(params["smooth"]))
         self._view = GraphView(self.network)
         self._plan = plan(self._view)
@@ -191,11 +210,17 @@ class Quantiser:
         self._ranges = self._observed_ranges()
         covariances = (
             moments_of(self.network, self._plan.layers, batches, deadline=ctx.deadline)
-            if params["rounding"] == "compensated"
+            if params["rounding"] != "nearest"
             else {}
         )
         self._rounded = round_weights(
-            self.network, self._plan, self._ranges, bits=bits, covariances=covariances
+            self.network,
+            self._plan,
+            self._ranges,
+            bits=bits,
+            covariances=covariances,
+            learned=params["rounding"] == "adaround",
+            deadline=ctx.deadline,
         )
         self._shifts = (
             bias_shifts(
@@ -251,6 +276,19 @@ class Quantiser:
             "microseconds": microseconds,
         }
 
+    def _equalised(self, network: ModelProto, how: str) -> ModelProto:
+        if how == "none":
+            return network
+        network = equalise(network)
+        pairs = absorbable(GraphView(network)) if how == "absorb" else []
+        if not pairs:
+            return network
+        seen = {pair.first.raw_output: Extremes(axis=1) for pair in pairs}
+        observers = {name: [observer] for name, observer in seen.items()}
+        watch(network, observers, self._batches, deadline=self.ctx.deadline)
+        lows = {name: entry.low for name, entry in seen.items() if entry.low is not None}
+        return absorb(network, lows)
+
     def _smoothed(self, network: ModelProto, alpha: float) -> ModelProto:
         spots = find_spots(GraphView(network)) if alpha else []
         if not spots:
@@ -272,46 +310,6 @@ class Quantiser:
 
 
 _recent: dict[str, Quantiser] = {}
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The calibration rows, in batches that the model takes."""
-
-    data: Dataset
-    chosen: np.ndarray
-    size: int
-    fixed: bool
-
-    @classmethod
-    def of(cls, model: Model, data: Dataset, seed: int) -> _Rows:
-        leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-        fixed = next((dim for dim in leading if isinstance(dim, int)), None)
-        chosen = sample_rows(len(data), CALIBRATION_ROWS, seed)
-        size = fixed or _BATCH
-        if fixed:
-            chosen = chosen[: len(chosen) // fixed * fixed]
-        if not len(chosen):
-            raise NotApplicable(
-                f"the model has a fixed batch of {fixed}, but there are {len(data)} rows to "
-                "calibrate on"
-                if fixed
-                else "there are no rows to calibrate on"
-            )
-        return cls(data, chosen, size, fixed is not None)
-
-    @property
-    def source_rows(self) -> list[int]:
-        """Their numbers in the source, in the order of use."""
-        return [int(row) for row in np.asarray(self.data.rows)[self.chosen]]
-
-    def sample(self) -> Arrays:
-        """Some rows at once: as many as the model takes, `SENSITIVITY_ROWS` where it takes any."""
-        return self.data.inputs(self.chosen[: self.size if self.fixed else SENSITIVITY_ROWS])
-
-    def batches(self) -> Iterator[Arrays]:
-        for start in range(0, len(self.chosen), self.size):
-            yield self.data.inputs(self.chosen[start : start + self.size])
 
 
 def _key(model: str, rows: str, params: Mapping[str, Any], bits: int) -> str:

@@ -61,7 +61,7 @@ class Pruning(Technique):
     """
 
     name = "prune"
-    version = 2
+    version = 3
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -317,6 +317,7 @@ class _Pruner:
             seconds=seconds,
             epochs=EPOCHS * share,
             batch=_fixed_batch(self._model) or TrainSettings.batch,
+            least_batch=_fixed_batch(self._model) or TrainSettings.least_batch,
             temperature=float(self._params["temperature"]),
             label_weight=float(self._params["labels"]),
             examples=self._params.get("rows", "auto"),

@@ -39,7 +39,9 @@ now and then carries a value over a rounding edge to the next step.
 """
 EPOCHS = 20.0
 """Passes over the training rows at most: the network is nearly what it should be from the start."""
-_BATCH = 32
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+"""Peaks that are tried: the weights are where they should be, and are only to settle."""
+_BATCH, _LEAST_BATCH = 32, 16
 _COMPARED = 64
 
 
@@ -62,7 +64,7 @@ class QuantisationAware(Technique):
     """
 
     name = "qat"
-    version = 2
+    version = 3
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("train", "search")
@@ -109,6 +111,8 @@ class QuantisationAware(Technique):
             epochs=EPOCHS,
             task="cosine" if ctx.metric == "cosine" else "auto",
             batch=batch or TrainSettings.batch,
+            least_batch=batch or _LEAST_BATCH,
+            rates=RATES,
             temperature=float(params["temperature"]),
             label_weight=float(params["labels"]),
             examples=params.get("rows", "auto"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from strop.techniques.adaround import adaptive
 from strop.techniques.folding import drop_unused_initializers
 from strop.techniques.onnx_view import GraphView
 from strop.techniques.quantisable import FUSED_ACTIVATIONS, Layer, Plan
@@ -85,11 +86,13 @@ def round_weights(
     *,
     bits: int = 8,
     covariances: Mapping[str, np.ndarray] | None = None,
+    learned: bool = False,
+    deadline: float | None = None,
 ) -> dict[str, Rounded]:
     """The integer weights of every layer of `plan`, by layer name.
 
     Layers named in `covariances` (see :mod:`strop.techniques.rounding`) are rounded for the
-    least change of their output, the others to nearest.
+    least change of their output, by GPTQ or, where `learned`, by AdaRound; the others to nearest.
     """
     view = GraphView(model)
     bounds = shared_ranges(plan, ranges)
@@ -107,6 +110,8 @@ def round_weights(
         covariance = (covariances or {}).get(layer.name)
         if covariance is None:
             stored = quantise_weight(weight, scales, layer.channel_axis, bits=bits)
+        elif learned:
+            stored = adaptive(weight, scales, layer, covariance, bits=bits, deadline=deadline)
         else:
             stored = compensated(weight, scales, layer, covariance, bits=bits)
         result[layer.name] = Rounded(stored, scales)

@@ -60,7 +60,11 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """float64[groups, fan_in, fan_in] about the mean: a bias takes the mean's share."""
         mean = self.total / self.count
-        return self.products / self.count - mean[:, :, None] * mean[:, None, :]
+        return self.about_zero() - mean[:, :, None] * mean[:, None, :]
+
+    def about_zero(self) -> np.ndarray:
+        """float64[groups, fan_in, fan_in], for layers whose bias stays as it is."""
+        return self.products / self.count
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,13 @@ def moments_of(
     layers: Sequence[Layer],
     batches: Batches,
     *,
+    about_mean: bool = True,
     deadline: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Covariance of what each layer reads in the float model, by layer name.
 
-    Layers with a fan-in above `GREATEST_FAN_IN` are left out.
+    About zero instead of the mean where `about_mean` is False. Layers with a fan-in above
+    `GREATEST_FAN_IN` are left out.
     """
     view = GraphView(model)
     result: dict[str, np.ndarray] = {}
@@ -129,13 +135,16 @@ def moments_of(
     held = 0
 
     def flush() -> None:
-        moments = {name: Moments(patches) for name, (_, patches) in waiting.items()}
+        # Layers that read the same in the same way (an attention's three) share their moments.
+        shared = {place: Moments(place[1]) for place in waiting.values()}
+        moments = {name: shared[place] for name, place in waiting.items()}
         observers: dict[str, list[Observer]] = {}
-        for name, (data, _) in waiting.items():
-            observers.setdefault(data, []).append(moments[name])
+        for (data, _), found in shared.items():
+            observers.setdefault(data, []).append(found)
         if observers:
             watch(model, observers, batches, deadline=deadline)
-        result.update({name: entry.covariance() for name, entry in moments.items()})
+        for name, entry in moments.items():
+            result[name] = entry.covariance() if about_mean else entry.about_zero()
         waiting.clear()
 
     for layer in layers:
@@ -167,14 +176,43 @@ def compensated(
     limit = 2 ** (bits - 1) - 1
     moved = np.moveaxis(weight, layer.channel_axis, 0)
     rows = moved.reshape(layer.groups, moved.shape[0] // layer.groups, -1).astype(np.float64)
-    steps = scales.astype(np.float64).reshape(layer.groups, -1)
+    steps = scales.astype(np.float64).reshape(layer.groups, -1, 1)
+    stored = compensate(rows, steps, -limit, limit, covariance)
+    return np.moveaxis(stored.reshape(moved.shape), 0, layer.channel_axis).astype(np.int8)
+
+
+def compensate(
+    rows: np.ndarray,
+    steps: np.ndarray,
+    low: np.ndarray | float,
+    high: np.ndarray | float,
+    moments: np.ndarray,
+) -> np.ndarray:
+    """Integers for weights, each rounded error made up for by the weights after it.
+
+    Parameters
+    ----------
+    rows
+        float64[groups, rows, fan_in].
+    steps, low, high
+        float64, of that shape or broadcast to it: the step of each weight, and the least and the
+        greatest integer that it may take.
+    moments
+        float64[groups, fan_in, fan_in], second moments of what the rows are multiplied with.
+
+    Returns
+    -------
+    float64[groups, rows, fan_in] of whole numbers.
+    """
+    groups, _, fan_in = rows.shape
+    bounds = (steps, np.float64(low), np.float64(high))
+    steps, low, high = (np.broadcast_to(each, rows.shape) for each in bounds)
     stored = np.empty_like(rows)
-    fan_in = rows.shape[2]
-    diagonal = np.einsum("gii->gi", covariance)
-    damped = covariance + np.eye(fan_in) * (DAMPING * diagonal.mean(axis=1)[:, None, None] + 1e-12)
+    diagonal = np.einsum("gii->gi", moments)
+    damped = moments + np.eye(fan_in) * (DAMPING * diagonal.mean(axis=1)[:, None, None] + 1e-12)
     # Great second moments first: their errors still find others to make up for them.
     order = np.argsort(-diagonal, axis=1, kind="stable")
-    group = np.arange(layer.groups)[:, None]
+    group = np.arange(groups)[:, None]
     damped = damped[group[:, :, None], order[:, :, None], order[:, None, :]]
     rows = np.take_along_axis(rows, order[:, None, :], axis=2)
     upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
@@ -183,15 +221,19 @@ def compensated(
         errors = np.empty((*rows.shape[:2], stop - start))
         for column in range(start, stop):
             value = rows[:, :, column]
-            rounded = np.clip(np.round(value / steps), -limit, limit)
+            place = order[:, None, column : column + 1]
+            step, least, most = (
+                np.take_along_axis(each, place, axis=2)[:, :, 0] for each in (steps, low, high)
+            )
+            rounded = np.clip(np.round(value / step), least, most)
             stored[:, :, column] = rounded
-            error = (value - rounded * steps) / upper[:, None, column, column]
+            error = (value - rounded * step) / upper[:, None, column, column]
             rows[:, :, column:stop] -= error[:, :, None] * upper[:, None, column, column:stop]
             errors[:, :, column - start] = error
         rows[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
     restored = np.empty_like(stored)
     np.put_along_axis(restored, np.broadcast_to(order[:, None, :], stored.shape), stored, axis=2)
-    return np.moveaxis(restored.reshape(moved.shape), 0, layer.channel_axis).astype(np.int8)
+    return restored
 
 
 def _spread(count: int) -> np.ndarray:

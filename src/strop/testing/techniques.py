@@ -166,7 +166,8 @@ class TechniqueConformance:
 
     def _open(self, model: Model, workdir: Path) -> Session:
         workdir.mkdir()
-        name = self._engines()[0]
+        # Not every engine that takes the form takes what was made of this one.
+        name = next(n for n in self._engines() if engines.get(n).applies(model, target()))
         artifact = engines.get(name).build(model, {}, workdir)
         spec = SessionSpec(engine=name, artifact=str(artifact), signature=model.signature)
         return engines.open_session(spec, payload=model.source.payload if model.source else None)

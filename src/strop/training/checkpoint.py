@@ -27,8 +27,10 @@ class Progress:
         Steps done, and steps planned.
     lowest
         Lowest mean loss between two judgements.
-    every
-        Steps between judgements.
+    batch, judged
+        Examples a step, and examples that it is judged by.
+    every, gap
+        Steps between judgements, and the fewest that judging leaves most of the time to.
     shortened
         Whether what was left has been shortened, because judgements no longer improved.
     chosen
@@ -45,7 +47,10 @@ class Progress:
     best: float = 0.0
     lowest: float = 1e30
     stale: int = 0
+    batch: int = 0
+    judged: int = 0
     every: int = 1
+    gap: int = 1
     shortened: bool = False
     chosen: str = "all"
     history: list[list[float]] = field(default_factory=list)

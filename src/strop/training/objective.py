@@ -85,6 +85,7 @@ class Objective:
             self._teach,
         )
         self._caches = [self.cache]
+        self._judged: TeacherOutputs | None = None
         self.kinds: dict[str, Kind] = {}
         self._data = data
 
@@ -171,10 +172,12 @@ class Objective:
         cache: TeacherOutputs | None = self.cache
         labelled = self.labelled
         if data is not self._data:
-            folder = self._folder / f"judge-{data.digest[:16]}"
-            most = int(rows.max()) + 1
-            cache = TeacherOutputs(folder, most, self._settings.cache_bytes, self._teach)
-            self._caches.append(cache)
+            if self._judged is None:
+                folder = self._folder / f"judge-{data.digest[:16]}"
+                limit = self._settings.cache_bytes
+                self._judged = TeacherOutputs(folder, len(data), limit, self._teach)
+                self._caches.append(self._judged)
+            cache = self._judged
             if labelled is None and not self._data.has_target and self._teacher is not None:
                 labelled = self._fitting(loader, next(full_batches(rows, batch))[0])
         return Judge(

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from strop.training import schedule
+
 Task = Literal["auto", "classes", "cosine", "values"]
 Transfer = Literal["none", "attention", "features"]
 
@@ -20,10 +22,13 @@ class TrainSettings:
         Wall seconds of training, trials for the learning rate included; None trains `epochs`.
     epochs
         Passes over the training examples at most; early stopping may end it before.
-    batch
-        Examples a step.
+    batch, least_batch
+        Examples a step. Where the time does not pay for some hundred steps of so many, it is
+        halved, to `least_batch` at the least.
     lr
         Peak learning rate; None finds it by short trials.
+    rates
+        Which are tried, rising; a run too short for trials takes the lower one in the middle.
     weight_decay
         Decoupled, on matrices and kernels only (Loshchilov and Hutter, 2019).
     task
@@ -69,7 +74,9 @@ class TrainSettings:
     seconds: float | None = None
     epochs: float = 30.0
     batch: int = 128
+    least_batch: int = 32
     lr: float | None = None
+    rates: tuple[float, ...] = schedule.CANDIDATES
     weight_decay: float = 1e-4
     task: Task = "auto"
     temperature: float = 4.0
@@ -91,7 +98,7 @@ class TrainSettings:
         values = asdict(self)
         for name in ("seconds", "threads", "teacher_cache", "cache_bytes"):
             del values[name]
-        values["augment"] = list(self.augment)
+        values |= {"augment": list(self.augment), "rates": list(self.rates)}
         return values
 
 
@@ -123,7 +130,7 @@ class TrainReport:
         What the user should know: what was skipped, what looked wrong.
     rows, of
         How many examples it was trained on, of how many; `chosen` says how they were chosen:
-        ``all``, ``coreset`` or ``random``.
+        ``all``, ``coreset`` or ``random``. `batch` of them made a step.
     resumed
         The step at which it went on after an interruption; 0 for a run of one piece.
     """
@@ -142,6 +149,7 @@ class TrainReport:
     warnings: tuple[str, ...] = field(default=())
     judged_on: str = "held out"
     judged: int = 0
+    batch: int = 0
     rows: int = 0
     of: int = 0
     chosen: str = "all"
@@ -151,9 +159,12 @@ class TrainReport:
         """Plain values for a model's ``meta`` that are equal whenever the training was."""
         return {
             "steps": self.steps,
+            "batch": self.batch,
             "epochs": round(self.epochs, 3),
             "lr": self.lr,
             "precision": self.precision,
+            # Of the last steps before the end; the history itself tells seconds, which differ.
+            "loss": round(self.history[-1][2], 6) if self.history else None,
             "quality": self.quality,
             "before": round(self.before, 6),
             "best": round(self.best, 6),

@@ -16,24 +16,24 @@ from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
 from strop.training import checkpoint, precision, schedule
 from strop.training.checkpoint import Progress
+from strop.training.clock import Clock
 from strop.training.judge import Judge
-from strop.training.loader import Batch, Loader, hold_out, order
-from strop.training.memory import checkpoint_blocks, is_out_of_memory
+from strop.training.loader import Loader, hold_out, order
+from strop.training.memory import is_out_of_memory
 from strop.training.objective import Loss, Objective
 from strop.training.resources import device_of, threads, useful_threads
 from strop.training.selection import select
 from strop.training.settings import TrainReport, TrainSettings
+from strop.training.stepper import Emit, Stepper
 
-_LR = 1e-3
 _LEAST_STEPS = 10
 _WORTH_TRIALS = 100
+_WORTH_STEPS = 400
 _JUDGED_ROWS, _JUDGEMENTS, _STEPS_A_JUDGEMENT = 2000, 20, 20
+_JUDGING_SHARE, _LEAST_JUDGEMENTS = 0.15, 10
 _SAVE_EVERY = 30.0
 _LEAST_JUDGED = 100
-_END_SHARE = 0.97
 _FALLING = 0.99
-
-Emit = Callable[[str], None]
 
 
 def train(
@@ -70,7 +70,7 @@ def train(
     deadline
         `time.monotonic` value by which it must have ended.
     after_step
-        Called with the student after every optimizer step.
+        Called with the student after every move of the optimizer.
     loss
         Takes the place of the losses on outputs (`strop.training.objective`).
     judge
@@ -110,7 +110,7 @@ def train(
             if not is_out_of_memory(error):
                 raise
             raise NotApplicable(
-                f"out of memory at {settings.batch} examples a step, on {run.device}"
+                f"out of memory at {run.batch} examples a step, on {run.device}"
             ) from error
         finally:
             run.close()
@@ -135,37 +135,35 @@ class _Run:
         judge: Dataset | None,
         metric: str,
     ) -> None:
-        self._start = time.monotonic()
+        self._clock = Clock(settings.seconds, deadline)
         self.device = device_of(settings)
         self._student = student
         self._settings, self._workdir, self._seed = settings, workdir, seed
-        self._deadline, self._emit, self._after_step = deadline, emit, after_step
-        self._data, self._metric = data, metric
+        self._emit, self._data, self._metric = emit, data, metric
         if judge is not None and len(judge) >= _LEAST_JUDGED:
             self._judging, self._judged_on = judge, "search"
             self._rows = np.arange(len(data))
-            self._judged = np.arange(min(len(judge), _JUDGED_ROWS))
+            self._judged = _some(np.arange(len(judge)), _JUDGED_ROWS, seed)
         else:
             self._judging, self._judged_on = data, "held out"
             self._rows, self._judged = hold_out(data, settings.held_out, seed, _JUDGED_ROWS)
-        self._batch = min(settings.batch, len(self._rows))
+        self.batch = min(settings.batch, len(self._rows))
         if settings.batch < 2:
             raise NotApplicable(
                 "the model takes one example at a time, and training needs more: export it with a "
                 "free batch dimension"
             )
-        if self._batch < 2:
+        if self.batch < 2:
             raise NotApplicable(f"{len(data)} training examples are too few to train on")
         self._of = len(self._rows)
-        self._most = math.ceil(settings.epochs * self._epoch_steps)
         self._loader = Loader(data, self.device, augment=settings.augment, seed=seed)
         if teacher is not None:
             teacher = teacher.to(self.device).eval()
         student.to(self.device)
         self._objective = Objective(form, teacher, data, self._loader, settings, workdir, loss)
-        self._parts = 1
-        self._uncheckpoint: Callable[[], None] | None = None
-        self._parameters = _trainable(student, emit)
+        self._stepper = Stepper(
+            student, self._objective, self._loader, settings, self.device, emit, after_step
+        )
         shapes = [[n, list(p.shape)] for n, p in student.named_parameters()]
         identity = {**settings.identity(), "seed": seed, "data": data.digest, "student": shapes}
         identity |= {"judge": self._judging.digest, "metric": metric}
@@ -176,27 +174,24 @@ class _Run:
     def go(self) -> TrainReport:
         student = self._student
         self._objective.prepare(student)
-        same = self._judging is self._data
-        loader = self._loader if same else Loader(self._judging, self.device)
-        self._quality = self._objective.judge(
-            self._judging, self._judged, loader, batch=self._batch, metric=self._metric
-        )
         saved = checkpoint.load(self._workdir, self._progress.identity)
-        optimizer = self._optimizer(_LR)
         if saved is not None:
             self._progress, tensors = saved
+            self.batch, self._clock.before = self._progress.batch, self._progress.seconds
+            self._judge_by(self._progress.judged)
             student.load_state_dict(checkpoint.part(tensors, "student"))
             best = checkpoint.part(tensors, "best")
+            optimizer = self._stepper.optimizer(self._progress.lr)
             checkpoint.restore_optimizer(optimizer, tensors)
             torch.set_rng_state(tensors["rng"])
             self._rows = tensors["rows"].numpy()
-            self._set_layout(self._progress.precision)
+            self._stepper.compute_in(self._progress.precision)
             self._emit(f"training goes on at step {self._progress.step}")
         else:
             self._plan()
-            optimizer = self._optimizer(self._progress.lr)
+            optimizer = self._stepper.optimizer(self._progress.lr)
             best = _copy_state(student)
-        self._resumed = self._progress.step
+        self._began, self._resumed = time.monotonic(), self._progress.step
         self._objective.open(student)
         stopped = self._loop(optimizer, best)
         self._objective.close()
@@ -208,12 +203,9 @@ class _Run:
         """Leave the student as a caller expects it, whatever happened."""
         self._objective.close()
         self._objective.flush()
-        if self._uncheckpoint is not None:
-            self._uncheckpoint()
-        self._student.to(self.device, memory_format=torch.contiguous_format).cpu().eval()
-        self._student.zero_grad(set_to_none=True)
+        self._stepper.close()
 
-    # Planning: precision, pace, learning rate, number of steps.
+    # Planning: what is judged, precision, pace, learning rate, number of steps.
 
     def _plan(self) -> None:
         progress, student = self._progress, self._student
@@ -222,31 +214,27 @@ class _Run:
             self._emit(line)
         start = _copy_state(student)
         rng = torch.get_rng_state()
+        judging = self._plan_judging()
         progress.before = progress.best = self._judge()
         progress.precision = precision.choose(student, self._settings, self.device)
-        self._set_layout(progress.precision)
-        pace = self._pace()
-        limit = self._limit()
-        total = self._most
-        if limit is not None:
-            affordable = int(max(limit * _END_SHARE - self._elapsed(), 0.0) / pace)
-            if affordable < min(_LEAST_STEPS, total):
-                raise NotApplicable(
-                    f"{limit:.0f} s are too short to train: a step of {self._batch} examples "
-                    f"takes {pace:.2g} s, and an epoch is {self._epoch_steps} of them"
-                )
-            total = min(total, affordable)
+        self._stepper.compute_in(progress.precision)
+        pace = self._plan_batch()
+        progress.batch = self.batch
+        total = self._affordable(pace)
+        if total < min(_LEAST_STEPS, self._most):
+            raise NotApplicable(
+                f"{self._clock.limit:.0f} s are too short to train: a step of {self.batch} "
+                f"examples takes {pace:.2g} s, and an epoch is {self._epoch_steps} of them"
+            )
         self._select(total)
         progress.lr = self._settings.lr or self._find_lr(total, start)
         student.load_state_dict(start)
         torch.set_rng_state(rng)
-        if limit is not None:
-            affordable = int(max(limit * _END_SHARE - self._elapsed(), 0.0) / pace)
-            total = max(min(total, affordable), 1)
-        progress.total = total
-        progress.every = _interval(total)
-        if total < self._of // self._batch:
-            seen = min(total * self._batch, len(self._rows))
+        progress.total = max(min(total, self._affordable(pace)), 1)
+        progress.gap = math.ceil(judging / (_JUDGING_SHARE * pace))
+        progress.every = self._interval(progress.total)
+        if progress.total < self._of // self.batch:
+            seen = min(progress.total * self.batch, len(self._rows))
             how = ", those that tell most" if progress.chosen == "coreset" else ""
             line = (
                 f"the training budget is short of one epoch: {seen:,} of {self._of:,} examples "
@@ -255,57 +243,96 @@ class _Run:
             progress.warnings.append(line)
             self._emit(line)
 
+    def _plan_judging(self) -> float:
+        """Judge by as many examples as leave most of the time for training; seconds for them."""
+        self._judge_by(min(len(self._judged), self.batch))
+        took = 0.0
+        for _ in range(2):  # the first call warms up what is compiled or cached
+            began = time.monotonic()
+            self._judge()
+            took = (time.monotonic() - began) / len(self._judged_rows)
+        count, left = len(self._judged), self._clock.left
+        if left is not None:
+            paid = int(_JUDGING_SHARE * left / (_LEAST_JUDGEMENTS * max(took, 1e-9)))
+            count = min(count, max(paid, 2 * _LEAST_JUDGED))
+        self._judge_by(count)
+        self._progress.judged = count
+        return took * count
+
+    def _plan_batch(self) -> float:
+        """Choose the batch; seconds of a step of it.
+
+        It takes some hundred steps to learn anything. Where there is no time for so many of the
+        batch that was asked for, it is halved, within bounds; that is found out with the smallest.
+        """
+        least = min(self._settings.least_batch, self.batch)
+        left = self._clock.left
+        if least < self.batch and left is not None:
+            wanted, self.batch = self.batch, least
+            pace = self._pace() / least
+            while 2 * self.batch <= wanted and left / (2 * self.batch * pace) >= _WORTH_STEPS:
+                self.batch *= 2
+            if 2 * self.batch > wanted:
+                self.batch = wanted
+            else:
+                self._emit(f"{self.batch} examples a step: of {wanted}, too few steps have time")
+            self._epoch = (-1, [])
+        return self._pace()
+
+    def _affordable(self, pace: float) -> int:
+        """Steps that there is time for, at so many seconds each; those wanted at most."""
+        left = self._clock.left
+        return self._most if left is None else min(self._most, int(left / pace))
+
     def _select(self, total: int) -> None:
         """Leave rows out that there is no time for."""
-        limit = self._limit()
-        left = None if limit is None else max(limit * _END_SHARE - self._elapsed(), 0.0)
         self._rows, self._progress.chosen = select(
             self._rows,
-            total * self._batch,
-            batch=self._batch,
+            total * self.batch,
+            batch=self.batch,
             objective=self._objective,
             loader=self._loader,
             settings=self._settings,
             seed=self._seed,
-            seconds=left,
+            seconds=self._clock.left,
         )
         self._epoch = (-1, [])
 
     @property
     def _epoch_steps(self) -> int:
-        return max(len(self._rows) // self._batch, 1)
+        return max(len(self._rows) // self.batch, 1)
+
+    @property
+    def _most(self) -> int:
+        """Steps of as many epochs as were asked for."""
+        return math.ceil(self._settings.epochs * max(self._of // self.batch, 1))
 
     def _pace(self) -> float:
         """Seconds of a step, the first left out: it also warms up what is compiled or cached."""
-        times = []
-        for number in range(3):
-            began = time.monotonic()
-            self._backward(self._batch_at(number), number)
-            self._synchronise()
-            times.append(time.monotonic() - began)
-        self._student.zero_grad(set_to_none=True)
+        times = [self._stepper.seconds(self._batch_at(number), number) for number in range(3)]
         return max(float(np.mean(times[1:])), 1e-5)
 
     def _find_lr(self, total: int, start: dict[str, torch.Tensor]) -> float:
         """The peak by short trials, some tenth of the steps; a default for the shortest runs."""
+        rates = self._settings.rates
         if total < _WORTH_TRIALS:
-            return _LR
+            return rates[(len(rates) - 1) // 2]
         steps = min(max(total // 40, 8), 25)
 
         def trial(rate: float) -> float:
             self._student.load_state_dict(start)
-            optimizer = self._optimizer(rate)
+            optimizer = self._stepper.optimizer(rate)
             losses = []
             for number in range(steps):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * min(1.0, (number + 1) / 5)
                 try:
-                    losses.append(self._step(optimizer, number))
+                    losses.append(self._stepper.step(optimizer, self._batch_at(number), number))
                 except NotApplicable:
                     return math.nan
             return float(np.mean(losses[-max(2, steps // 3) :]))
 
-        rate = schedule.choose_peak(trial)
+        rate = schedule.choose_peak(trial, rates)
         if rate is None:
             raise NotApplicable("training diverges at every learning rate that was tried")
         self._emit(f"learning rate {rate:g}")
@@ -317,17 +344,18 @@ class _Run:
         progress = self._progress
         losses: list[float] = []
         saved = time.monotonic()
-        whole = self._limit()
+        whole = self._clock.limit
         save_every = _SAVE_EVERY if whole is None else min(_SAVE_EVERY, whole / 20)
         while progress.step < progress.total:
-            if (limit := self._limit()) is not None and self._elapsed() > limit:
+            if self._clock.over:
                 if losses:  # what was learned since the last judgement counts too
                     self._record(float(np.mean(losses)), best)
                 return "time"
             rate = progress.lr * schedule.factor(progress.step / progress.total)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(self._step(optimizer, progress.step))
+            rows = self._batch_at(progress.step)
+            losses.append(self._stepper.step(optimizer, rows, progress.step))
             progress.step += 1
             if progress.step % progress.every == 0 or progress.step == progress.total:
                 self._record(float(np.mean(losses)), best)
@@ -346,49 +374,6 @@ class _Run:
                 saved = time.monotonic()
         return "early" if progress.shortened else "done"
 
-    def _step(self, optimizer: torch.optim.Optimizer, number: int) -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(self._batch_at(number), number)
-        if not math.isfinite(loss):
-            raise NotApplicable(
-                f"training diverged at step {number}: the loss is {loss} "
-                f"(learning rate {optimizer.param_groups[0]['lr']:.2g})"
-            )
-        nn.utils.clip_grad_norm_(self._parameters, 5.0)
-        optimizer.step()
-        if self._after_step is not None:
-            self._after_step(self._student)
-        return loss
-
-    def _backward(self, rows: np.ndarray, number: int) -> float:
-        """Gradients of one batch, in parts where memory is short."""
-        while True:
-            try:
-                self._student.train()
-                _keep_frozen_statistics(self._student)
-                total = 0.0
-                for part in np.array_split(rows, self._parts):
-                    batch = self._loader.read(part, step=number)
-                    loss = self._loss(batch) * (len(part) / len(rows))
-                    loss.backward()
-                    total += float(loss.detach())
-                return total
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or not self._save_memory():
-                    raise
-                self._student.zero_grad(set_to_none=True)
-
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        half = self._progress.precision.startswith("bfloat16")
-        if self._progress.precision.endswith("channels last"):
-            inputs = {
-                n: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
-                for n, t in batch.inputs.items()
-            }
-            batch = Batch(batch.rows, inputs, batch.targets)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return self._objective(self._student, batch)
-
     def _record(self, loss: float, best: dict[str, torch.Tensor]) -> None:
         progress = self._progress
         quality = self._judge()
@@ -400,7 +385,7 @@ class _Run:
         else:
             progress.stale += 1
         progress.lowest = min(progress.lowest, loss)
-        seconds = self._elapsed()
+        seconds = self._clock.elapsed
         progress.history.append([round(seconds, 3), progress.step, loss, quality])
         epochs, planned = (n / self._epoch_steps for n in (progress.step, progress.total))
         self._emit(
@@ -414,16 +399,27 @@ class _Run:
         More than planned only in the first half: later the rate would have to rise again.
         """
         progress = self._progress
-        limit = self._limit()
         done = progress.step - self._resumed
-        if limit is None or done < 1 or progress.shortened:
+        if self._clock.limit is None or done < 1 or progress.shortened:
             return
-        pace = (time.monotonic() - self._began) / done
-        left = int(max(limit * _END_SHARE - self._elapsed(), 0.0) / pace)
+        left = self._affordable((time.monotonic() - self._began) / done)
         total = min(progress.step + left, self._most)
         if total < progress.total or progress.step < progress.total // 2:
             progress.total = total
-            progress.every = _interval(total)
+            progress.every = self._interval(total)
+
+    def _interval(self, total: int) -> int:
+        """Steps between judgements."""
+        return max(total // _JUDGEMENTS, _STEPS_A_JUDGEMENT, min(self._progress.gap, total // 4))
+
+    def _judge_by(self, count: int) -> None:
+        """Judge by so many of the examples that there are to judge by."""
+        self._judged_rows = _some(self._judged, count, self._seed)
+        same = self._judging is self._data
+        loader = self._loader if same else Loader(self._judging, self.device)
+        self._quality = self._objective.judge(
+            self._judging, self._judged_rows, loader, batch=self.batch, metric=self._metric
+        )
 
     def _judge(self) -> float:
         return self._quality(self._student)
@@ -431,37 +427,12 @@ class _Run:
     def _batch_at(self, number: int) -> np.ndarray:
         epoch, place = divmod(number, self._epoch_steps)
         if self._epoch[0] != epoch:
-            self._epoch = (epoch, list(order(self._rows, epoch, self._seed, self._batch)))
+            self._epoch = (epoch, list(order(self._rows, epoch, self._seed, self.batch)))
         return self._epoch[1][place]
-
-    # Resources.
-
-    def _optimizer(self, rate: float) -> torch.optim.Optimizer:
-        decayed = [p for p in self._parameters if p.ndim > 1]
-        plain = [p for p in self._parameters if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": self._settings.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self._began = time.monotonic()
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate)
-
-    def _save_memory(self) -> bool:
-        """Make the next attempt at a step need less; False when nothing is left to try."""
-        if self._uncheckpoint is None:
-            self._uncheckpoint = checkpoint_blocks(self._student)
-            if self._uncheckpoint is not None:
-                self._emit("memory is short: activations are computed again on the way back")
-                return True
-        if self._batch // (2 * self._parts) < 2:
-            return False
-        self._parts *= 2
-        self._emit(f"memory is short: a step goes in {self._parts} parts")
-        return True
 
     def _save(self, optimizer: torch.optim.Optimizer, best: dict[str, torch.Tensor]) -> None:
         self._objective.flush()
-        values = {**vars(self._progress), "seconds": self._elapsed()}
+        values = {**vars(self._progress), "seconds": self._clock.elapsed}
         checkpoint.save(
             self._workdir,
             Progress(**values),
@@ -471,38 +442,19 @@ class _Run:
             torch.from_numpy(self._rows),
         )
 
-    def _elapsed(self) -> float:
-        """Seconds over all attempts."""
-        return self._progress.seconds + time.monotonic() - self._start
-
-    def _limit(self) -> float | None:
-        """Seconds over all attempts after which it must end."""
-        limits = [] if self._settings.seconds is None else [self._settings.seconds]
-        if self._deadline is not None:
-            limits.append(self._deadline - self._start + self._progress.seconds)
-        return min(limits, default=None)
-
-    def _set_layout(self, chosen: str) -> None:
-        last = chosen.endswith("channels last")
-        layout = torch.channels_last if last else torch.contiguous_format
-        self._student.to(memory_format=layout)
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
     def _report(self, stopped: str) -> TrainReport:
         progress = self._progress
         return TrainReport(
             steps=progress.step,
-            epochs=progress.step * self._batch / self._of,
-            seconds=self._elapsed(),
+            epochs=progress.step * self.batch / self._of,
+            seconds=self._clock.elapsed,
             lr=progress.lr,
             precision=progress.precision,
             device=str(self.device),
             quality=self._quality.name,
             judged_on=self._judged_on,
-            judged=len(self._judged),
+            judged=len(self._judged_rows),
+            batch=self.batch,
             rows=len(self._rows),
             of=self._of,
             chosen=progress.chosen,
@@ -515,34 +467,11 @@ class _Run:
         )
 
 
-def _interval(total: int) -> int:
-    """Steps between judgements."""
-    return max(total // _JUDGEMENTS, _STEPS_A_JUDGEMENT)
-
-
-def _trainable(student: nn.Module, emit: Emit) -> list[nn.Parameter]:
-    """Parameters to train: those that are not frozen; all where all are, as in a served module."""
-    floats = [p for p in student.parameters() if p.is_floating_point()]
-    if not floats:
-        raise NotApplicable("the module has no parameters to train")
-    free = [p for p in floats if p.requires_grad]
-    if not free:
-        emit("every parameter is frozen: all are trained, as the module was made for inference")
-        for parameter in floats:
-            parameter.requires_grad_(True)
-        return floats
-    if len(free) < len(floats):
-        emit(f"{len(floats) - len(free)} of {len(floats)} parameters are frozen and stay so")
-    return free
-
-
-def _keep_frozen_statistics(student: nn.Module) -> None:
-    """Normalisation whose weights are frozen keeps its statistics too."""
-    for part in student.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            weights = list(part.parameters(recurse=False))
-            if weights and not any(w.requires_grad for w in weights):
-                part.eval()
+def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many of `rows` at most, at random: they may lie in the order of their classes."""
+    if count >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng([seed, 17]).permutation(rows)[:count])
 
 
 def _copy_state(module: nn.Module) -> dict[str, torch.Tensor]:

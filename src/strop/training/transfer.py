@@ -2,18 +2,20 @@
 
 Attention transfer: Zagoruyko and Komodakis (2017, arXiv:1612.03928). Relations between examples:
 Tung and Mori, *Similarity-preserving knowledge distillation* (2019, arXiv:1907.09682). Features of
-equal width directly: Romero et al., *FitNets* (2015, arXiv:1412.6550).
+equal width directly: Romero et al., *FitNets* (2015, arXiv:1412.6550). Block by block where the
+student is the teacher with blocks left out: Jiao et al., *TinyBERT* (2020, arXiv:1909.10351).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from strop.models.module_blocks import Skip
 from strop.training.settings import Transfer
 
 _PER_SHAPE = 2
@@ -27,7 +29,9 @@ def match_layers(teacher: nn.Module, student: nn.Module, run: Run) -> list[tuple
 
     Outputs correspond when all their dimensions agree but the channels (the second of images,
     the last of sequences). For each such shape the last place of both networks is paired, and
-    one half way to it where both have several.
+    one half way to it where both have several. Where blocks of the teacher were left out, each
+    that stayed is to give what the last one left out behind it gave, so that the next one is given
+    what it knows.
 
     Parameters
     ----------
@@ -35,6 +39,8 @@ def match_layers(teacher: nn.Module, student: nn.Module, run: Run) -> list[tuple
         Calls a module on one small batch.
     """
     places = [_places(module, run) for module in (teacher, student)]
+    if blocks := _block_ends(student, places[0], places[1]):
+        return [(name, name) for name in blocks]
     pairs: list[tuple[str, str]] = []
     for shape in places[0]:
         first, second = places[0][shape], places[1].get(shape, [])
@@ -90,6 +96,24 @@ def _relations(features: torch.Tensor) -> torch.Tensor:
     """Similarity between the examples of a batch, rows of length one: float[n, n]."""
     flat = features.flatten(1)
     return functional.normalize(flat @ flat.T)
+
+
+def _block_ends(student: nn.Module, *places: Mapping[tuple[int, ...], list[str]]) -> list[str]:
+    """Where a run of left-out blocks ends, and what was not followed by one; empty without any."""
+    common = set.intersection(*({n for names in found.values() for n in names} for found in places))
+    ends: list[str] = []
+    for name, sequence in student.named_modules():
+        items = [(f"{name}.{key}".lstrip("."), part) for key, part in sequence.named_children()]
+        if not any(isinstance(part, Skip) for _, part in items):
+            continue
+        following = [isinstance(part, Skip) for _, part in items[1:]]
+        kept = [
+            item
+            for (item, _), left_out in zip(items, [*following, False], strict=True)
+            if not left_out
+        ]
+        ends += [item for item in kept if item in common]
+    return ends
 
 
 def _places(module: nn.Module, run: Run) -> dict[tuple[int, ...], list[str]]:

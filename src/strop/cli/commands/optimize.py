@@ -12,10 +12,11 @@ from strop.cli.commands.options import (
     BudgetOption,
     ConfidenceOption,
     DataOption,
+    DeviceOption,
     InputOption,
     JsonOption,
     MetricOption,
-    Model,
+    Models,
     OutputOption,
     PreprocessOption,
     PriceOption,
@@ -28,7 +29,7 @@ from strop.cli.commands.options import (
 
 
 def optimize(
-    model: Model,
+    models: Models,
     data: DataOption,
     within: Annotated[
         str, typer.Option("--within", help="How much of the metric may be lost: 1% or 1%rel.")
@@ -41,6 +42,7 @@ def optimize(
     budget: BudgetOption = "10m",
     batch: BatchOption = 1,
     threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
     max_memory: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--max-memory", help="Peak memory of the process: 200MB."),
@@ -109,7 +111,7 @@ def optimize(
 
     code = command.run(
         command.Options(
-            model=model,
+            models=models,
             data=data,
             within=within,
             output=output,
@@ -118,6 +120,7 @@ def optimize(
             budget=budget,
             batch=batch,
             threads=threads,
+            device=device,
             max_memory=max_memory,
             max_p99=max_p99,
             price=price,

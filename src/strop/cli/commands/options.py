@@ -8,6 +8,13 @@ from typing import Annotated, Optional
 import typer
 
 Model = Annotated[str, typer.Argument(help="model.onnx, or net.py:callable with --trust")]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="model.onnx, or net.py:callable with --trust; further networks for the same task may "
+        "follow: the first is the original"
+    ),
+]
 DataOption = Annotated[
     str, typer.Option("--data", help=".npz, .parquet, .csv, a folder of images, or file.py:fn")
 ]
@@ -17,6 +24,9 @@ TrustOption = Annotated[
 ]
 ThreadsOption = Annotated[
     Optional[int], typer.Option("--threads", help="Threads of one inference [all cores granted]")  # noqa: UP045
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="What to run on: cpu, cuda, cuda:1, gpu, npu, qnn …")
 ]
 MetricOption = Annotated[
     Optional[str],  # noqa: UP045

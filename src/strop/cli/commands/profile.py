@@ -20,7 +20,7 @@ from strop.cli.commands.options import (
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="A model or a bundle.")],
+    model: Annotated[str, typer.Argument(help="A model, a bundle, or what strop optimize wrote.")],
     data: DataOption,
     against: Annotated[
         Optional[str],  # noqa: UP045
@@ -33,9 +33,10 @@ def profile(
     batch: BatchOption = 1,
     threads: ThreadsOption = None,
     runs: Annotated[int, typer.Option("--runs", help="Calls that count.")] = 100,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML page.")] = Path(
-        "profile.html"
-    ),
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="The HTML page [profile.html]"),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not measure the machine's peaks: no roofline.")
     ] = False,

@@ -38,6 +38,12 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "int8-static.keep_float=0.1": (0.05, -0.1, 8.0),
     "int8-static.keep_float=0.2": (0.15, -0.2, 8.0),
     "int8-static.keep_float=0.4": (0.3, -0.3, 8.0),
+    "int8-static.calibrator=entropy": (0.0, 0.5, 0.0),
+    "int8-static.rounding=adaround": (0.0, -0.05, 30.0),
+    "int8-static.equalise=scale": (0.0, 0.1, 2.0),
+    "weight-only": (-0.3, 0.4, 6.0),
+    "weight-only.bits=6.0": (0.0, 0.5, 20.0),
+    "weight-only.bits=4.0": (0.0, 1.5, 15.0),
     "cleanup": (-0.03, 0.0, 0.5),
     "onnxruntime.graph=extended": (0.2, 0.0, 0.0),
     "onnxruntime.spinning=False": (0.1, 0.0, 0.0),
@@ -49,11 +55,15 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "prune": (-0.7, 0.4, 20.0),
     "qat": (-0.8, 0.4, 20.0),
 }
+_COMPILE = {"inductor": 15.0}
+"""Seconds that an engine's build takes beside the steps, where it compiles machine code."""
 _NOISE_TIME = 0.08
 _NOISE_LOSS = 0.5
 _WEIGHT_SD = 0.35
 _LOSS_SD = 1.0
 _WORST_LOSS = 6.0
+_START, _START_SD = "start=", 2.0
+"""Another network may be several times faster and lose several tolerances, or neither."""
 
 
 class EvidenceOrder(Strategy):
@@ -67,7 +77,7 @@ class EvidenceOrder(Strategy):
         left = space.untried(history)
         if not left:
             return None
-        opening = _opening(space, left)
+        opening = _opening(space, left) or _first_of_start(left, history)
         if opening is not None:
             return opening
         names: dict[str, int] = {}
@@ -107,7 +117,8 @@ def _opening(space: JointSpace, left: Sequence[Recipe]) -> Recipe | None:
     """The plain recipe of each engine first: the fastest equivalent is needed whatever follows."""
     seen: set[str] = set()
     waiting = {recipe.id for recipe in left}
-    for recipe in space.recipes:
+    # What compiles comes last: the others' times are then known whatever becomes of it.
+    for recipe in sorted(space.recipes, key=lambda it: _COMPILE.get(it.deploy.engine, 0.0)):
         if recipe.steps or not space.is_exact(recipe) or recipe.deploy.engine in seen:
             continue
         seen.add(recipe.deploy.engine)
@@ -116,9 +127,33 @@ def _opening(space: JointSpace, left: Sequence[Recipe]) -> Recipe | None:
     return None
 
 
+def _first_of_start(left: Sequence[Recipe], history: Sequence[Trial]) -> Recipe | None:
+    """Each further network once as it is, deployed like the fastest original.
+
+    It may differ from the original by more than all techniques together, and nothing is known of
+    it before.
+    """
+    tried = {"", *(trial.recipe.start for trial in history)}
+    plain = [recipe for recipe in left if not recipe.steps and recipe.start not in tried]
+    if not plain:
+        return None
+    known = {
+        trial.recipe.deploy.to_json(): time
+        for trial in history
+        if not trial.recipe.steps and (time := _log_time(trial)) is not None
+    }
+    start = plain[0].start
+    return min(
+        (recipe for recipe in plain if recipe.start == start),
+        key=lambda recipe: known.get(recipe.deploy.to_json(), math.inf),
+    )
+
+
 def _features(recipe: Recipe) -> Iterator[str]:
     engine = recipe.deploy.engine
     yield engine
+    if recipe.start:
+        yield f"{_START}{recipe.start}"
     for name, value in recipe.deploy.options.items():
         yield f"{engine}.{name}={value}"
     if recipe.deploy.streams > 1:
@@ -153,7 +188,7 @@ def _posterior(
         if value is not None:
             rows.append(_vector(trial.recipe, names))
             values.append(value)
-    covariance = np.eye(len(names)) * sd**2
+    covariance = np.diag([(_START_SD if name.startswith(_START) else sd) ** 2 for name in names])
     if not rows:
         return mean, covariance
     x = np.array(rows)
@@ -201,15 +236,20 @@ def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
         for trial in history
         if tuple(step.technique for step in trial.recipe.steps) == techniques
     ]
+    build = _COMPILE.get(recipe.deploy.engine, 0.0)
     if spent:
-        return 1.0 + float(np.median(spent))
-    return 2.0 + sum(
-        PRIOR.get(step.technique, (0.0, 0.0, 5.0))[2]
+        return 1.0 + build + float(np.median(spent))
+    return (
+        2.0
+        + build
         + sum(
-            PRIOR.get(f"{step.technique}.{name}={value}", (0.0, 0.0, 0.0))[2]
-            for name, value in step.params.items()
+            PRIOR.get(step.technique, (0.0, 0.0, 5.0))[2]
+            + sum(
+                PRIOR.get(f"{step.technique}.{name}={value}", (0.0, 0.0, 0.0))[2]
+                for name, value in step.params.items()
+            )
+            for step in recipe.steps
         )
-        for step in recipe.steps
     )
 
 
