@@ -5,7 +5,7 @@ import pytest
 from strop.errors import InputError
 from strop.records import Deployment, Evidence, Interval, Quality, Recipe, Step, Trial
 from strop.search import Request
-from strop.search.purse import SHARES, Purse, trained_prefixes, untrained
+from strop.search.purse import SHARES, Purse, shares, trained_prefixes, untrained
 from strop.search.space import JointSpace
 
 INT8 = Step(technique="int8-static", params={"per_channel": True})
@@ -132,3 +132,11 @@ def test_training_that_makes_no_sense_is_refused(given: dict[str, object], messa
 
 def test_shares_are_equal() -> None:
     assert Purse(30.0).share * SHARES == 30.0
+    assert Purse(30.0, 2).share == 15.0
+
+
+def test_few_trained_steps_get_more_of_the_time_each() -> None:
+    everything = space(recipe(INT8), recipe(A), recipe(A, INT8), recipe(A, B), recipe(C))
+    assert shares(everything) == SHARES
+    assert shares(space(recipe(INT8), recipe(A), recipe(A, INT8))) == 1
+    assert shares(space(recipe(INT8))) == 1

@@ -39,7 +39,6 @@ from strop.search.evaluator import SCORING_BATCH, Evaluator
 from strop.search.journal import Journal
 from strop.search.ledger import Ledger
 from strop.search.objective import speed
-from strop.search.purse import SHARES
 from strop.search.race import Race
 from strop.search.request import Request, text_of
 from strop.search.space import JointSpace, joint_space, original_recipe
@@ -253,7 +252,7 @@ def _take_in(
         others=others,
         warnings=warnings,
         preprocess=request.preprocess,
-        share=request.train_seconds / SHARES,
+        train_seconds=request.train_seconds,
         student=student,
         proof_set=roles["prove"].digest,
     )
@@ -338,7 +337,7 @@ def _space(workspace: Workspace) -> JointSpace:
     task = workspace.task
     starts = {"": workspace.model, **{name: one.model for name, one in workspace.others.items()}}
     roles = {role for role, dataset in workspace.roles.items() if len(dataset)}
-    if not workspace.share:
+    if not workspace.train_seconds:
         roles.discard("train")
     spaces = []
     for name, model in starts.items():
@@ -370,7 +369,7 @@ def _fit_to_budget(
     `rows` that it began with. Returns what the user should know.
     """
     clock, roles = workspace.clock, workspace.roles
-    budget = clock.budget - SHARES * workspace.share
+    budget = clock.budget - workspace.train_seconds
     pace = _seconds_per_example(workspace, original)
     runs = {"search": (1.0, _REFERENCE_SHARE), "prove": (_PROOF_RUNS, _PROOF_SHARE)}
     notes = []

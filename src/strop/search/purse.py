@@ -16,7 +16,8 @@ from strop.records import Recipe, Step, Trial
 from strop.search.space import JointSpace
 
 SHARES = 3
-"""How many trained steps the purse pays for in full; those that end early leave room for more."""
+"""How many trained steps the purse pays for in full; those that end early leave room for more.
+Where fewer can be had, each gets more."""
 
 _HOPELESS = 4.0  # tolerances: more than what a lossy step after it would explain
 _OVERHEAD = 1.15
@@ -30,11 +31,13 @@ class Purse:
     ----------
     seconds
         For all trained steps together.
+    shares
+        Among how many steps they are dealt out.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, shares: int = SHARES) -> None:
         self.seconds = seconds
-        self.share = seconds / SHARES
+        self.share = seconds / shares
         self._trained: set[str] = set()
         self._hopeless: set[str] = set()
         self._spent = 0.0
@@ -88,6 +91,16 @@ def trained_prefixes(recipe: Recipe) -> list[tuple[Step, ...]]:
         for index, step in enumerate(recipe.steps)
         if trains(step.technique)
     ]
+
+
+def shares(space: JointSpace) -> int:
+    """Among how many trained steps the seconds are dealt out: `SHARES`, or all that there are."""
+    steps = {
+        _key(recipe.start, prefix)
+        for recipe in space.recipes
+        for prefix in trained_prefixes(recipe)
+    }
+    return max(1, min(SHARES, len(steps)))
 
 
 def trains(technique: str) -> bool:

@@ -30,7 +30,7 @@ from strop.records import (
 from strop.search.builder import Built, StepFailed, build, operator_counts, trains
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
 from strop.search.objective import at_once, cost, may_hold, pareto, speed
-from strop.search.purse import SHARES, Purse, untrained
+from strop.search.purse import Purse, shares, untrained
 from strop.search.space import JointSpace
 from strop.search.spending import screened
 from strop.search.strategies import Strategy
@@ -94,7 +94,8 @@ class Race:
         self._energy_kind = next(
             (trial.evidence.energy.kind for trial in history if trial.evidence.energy), None
         )
-        self._purse = Purse(workspace.share * SHARES)
+        self._purse = Purse(workspace.train_seconds, shares(space))
+        workspace.share = self._purse.share
         for trial in history:
             self._purse.note(trial, workspace.tolerance)
 
@@ -124,8 +125,8 @@ class Race:
         if skipped := untrained(self._space, self.trials):
             workspace.emit(
                 Warned(
-                    message=f"training of {self._purse.seconds:.0f} s, a third for each step, was "
-                    f"not enough to try {', '.join(skipped)}"
+                    message=f"training of {self._purse.seconds:.0f} s, "
+                    f"{self._purse.share:.0f} s for each step, was not enough to try {', '.join(skipped)}"
                 )
             )
         on_front = set(pareto(self.trials))

@@ -106,8 +106,10 @@ class Workspace:
         In metric units: set once the original's own score on *search* is known.
     preprocess
         ``file.py:fn`` as given, for the bundle.
+    train_seconds
+        For all trained steps together; 0 where nothing is trained.
     share
-        Seconds that one trained step may take; 0 where nothing is trained.
+        Seconds that one trained step may take: what the race makes of them.
     student
         ``file.py:fn`` of the user's own student, absolute.
     proof_set
@@ -129,6 +131,7 @@ class Workspace:
     others: Mapping[str, Start] = field(default_factory=dict)
     tolerance: float = 0.0
     preprocess: str | None = None
+    train_seconds: float = 0.0
     share: float = 0.0
     student: str | None = None
     proof_set: str = ""
