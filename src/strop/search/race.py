@@ -126,7 +126,8 @@ class Race:
             workspace.emit(
                 Warned(
                     message=f"training of {self._purse.seconds:.0f} s, "
-                    f"{self._purse.share:.0f} s for each step, was not enough to try {', '.join(skipped)}"
+                    f"{self._purse.share:.0f} s for each step, was not enough "
+                    f"to try {', '.join(skipped)}"
                 )
             )
         on_front = set(pareto(self.trials))
