@@ -25,6 +25,7 @@ import step_bundles
 import step_cycles
 import step_identity
 import step_overload
+import step_policies
 import step_rates
 import subjects
 import table
@@ -33,7 +34,7 @@ from pinned import Bench
 from strop.measure import describe
 
 HERE = Path(__file__).parent
-STEPS = ("rates", "bundles", "overload", "identity", "cycles")
+STEPS = ("rates", "bundles", "overload", "policies", "identity", "cycles")
 
 
 def main() -> int:
@@ -86,6 +87,8 @@ def _run(step: str, bench: Bench, options: argparse.Namespace) -> Any:
             print(f"  {name}: not there, left out", flush=True)
         elif step == "bundles":
             found.append(step_bundles.measure(subject, bench))
+        elif step == "policies":
+            found.append(step_policies.measure(subject, bench))
         else:
             found.append(step_overload.measure(subject, bench, options.overload_seconds))
     return found
@@ -115,7 +118,7 @@ def _options() -> argparse.Namespace:
         nargs="+",
         choices=subjects.CHOICES,
         default=["minilm", "fashion-mnist"],
-        help="models of the step overload",
+        help="models of the steps overload and policies",
     )
     parser.add_argument("--overload-seconds", type=float, default=15.0)
     parser.add_argument("--requests", type=int, default=1_000_000, help="of the step identity")

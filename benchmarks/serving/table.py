@@ -19,6 +19,7 @@ def readme(results: Mapping[str, Any]) -> str:
         "rates": _rates,
         "bundles": _bundles,
         "overload": _overload,
+        "policies": _policies,
         "identity": _identity,
         "cycles": _cycles,
     }
@@ -186,6 +187,28 @@ def _overload(found: list[Mapping[str, Any]]) -> Iterator[str]:
             late = row["generator_late"].get("p99", 0.0) * 1e3
             counts = ", ".join(f"{status}: {count:,}" for status, count in row["counts"].items())
             yield f"\n{row['name']}: {counts}; the generator was late by {late:.2f} ms at p99."
+
+
+def _policies(found: list[Mapping[str, Any]]) -> Iterator[str]:
+    yield from (
+        "## Two policies",
+        "",
+        "`policy: deadline` beside `policy: fixed` with two delays, in fact and not in the",
+        "simulation: the same server, SLO and admission, requests of one row at random",
+        "(Poisson) at shares of what the deadline-aware one answers in a closed loop.",
+        "",
+        "| model | load | policy | answered, /s | median, ms | p99, ms | refused |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    )
+    for row in found:
+        for one in sorted(row["rows"], key=lambda one: one["load"]):
+            latency = one["latency"]
+            yield (
+                f"| {row['name']}, SLO {row['slo_seconds'] * 1e3:g} ms | {one['load']:.0%} "
+                f"| {one['policy']} | {one['accepted']:,.0f} "
+                f"| {latency.get('median', float('nan')) * 1e3:.2f} "
+                f"| {latency.get('p99', float('nan')) * 1e3:.2f} | {one['refused']:.1%} |"
+            )
 
 
 def _identity(found: Mapping[str, Any]) -> Iterator[str]:
