@@ -37,7 +37,10 @@ class Skipped(Exception):
 
 
 def nncf_qat(images: Tensor, labels: Tensor, folder: Path, seconds: float) -> tuple[Path, str]:
-    """NNCF's quantisation-aware training as its guide has it: quantise, fine-tune, export."""
+    """NNCF's quantisation-aware training as its guide has it: quantise, fine-tune, export.
+
+    Its `strip` imports torchao, which strop does not install.
+    """
     from strop.engines import quiet_telemetry
 
     quiet_telemetry()
@@ -48,7 +51,7 @@ def nncf_qat(images: Tensor, labels: Tensor, folder: Path, seconds: float) -> tu
     quantised = nncf.quantize(model, calibration, preset=nncf.QuantizationPreset.MIXED)
     _fine_tune(quantised, images, labels, seconds, rate=1e-4)
     path = folder / "nncf-qat.onnx"
-    quantised = nncf.strip(quantised.cpu().eval())
+    quantised = nncf.strip(quantised.cpu().eval(), example_input=images[:2])
     export(quantised, images[:2], path, dynamo=False)
     return path, f"NNCF {nncf.__version__} QAT, ONNX Runtime"
 
