@@ -51,6 +51,7 @@ class ExecuTorch(Engine):
     name = "executorch"
     consumes = ("onnx",)
     ships = ("executorch",)
+    build_seconds = 10.0
     packages = ("executorch", "torch")
     extra = "executorch"
     exact_options = ("delegate", "batch", "length")

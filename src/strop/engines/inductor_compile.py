@@ -231,6 +231,8 @@ def _compile(
         libraries = [entry for entry in archive.namelist() if entry.endswith("wrapper.so")]
         if len(libraries) != 1:
             raise NotApplicable(f"AOTInductor has made {len(libraries)} libraries, not one")
+        # A library of an earlier build may be loaded: it keeps its file, this one gets its own.
+        (folder / LIBRARY).unlink(missing_ok=True)
         with archive.open(libraries[0]) as source, (folder / LIBRARY).open("wb") as target:
             shutil.copyfileobj(source, target)
 
