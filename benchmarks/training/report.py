@@ -98,8 +98,9 @@ def write(folder: Path) -> None:
     lines = [
         "# Training in the search",
         "",
-        "Written by the scripts of this folder, each piece searched alone on a machine that did",
-        "nothing else. `python benchmarks/training/run.py --data DIR [--only PIECE ...]`, then the",
+        "Written by the scripts of this folder: `python benchmarks/training/run.py --data DIR",
+        "[--only PIECE ...]` searches, one piece after the other (these on a machine that others",
+        "used as well, so that a budget bought fewer steps than it would alone), then the",
         "same with `--measure-only`, which times them side by side.",
         "",
     ]

@@ -50,6 +50,7 @@ def test_no_technique_may_see_the_proof_set(monkeypatch: pytest.MonkeyPatch) -> 
         builder._apply(
             workspace=cast(Any, None),
             model=cast(Any, None),
+            payload=None,
             step=Step(technique="greedy"),
             seed=0,
             timeout=None,

@@ -184,9 +184,11 @@ def optimize(
         rows = next((e.rows for e in previous if isinstance(e, SearchStarted)), None)
         try:
             result = _search(workspace, history, folder, rows)
-        except InputError:
+        except InputError as error:
             # Some bad input shows only when the original has run, as targets out of its range do.
-            output.discard_fruitless(folder)
+            # A disk that is full is not bad input: --resume goes on when there is room.
+            if not isinstance(error.__cause__, OSError):
+                output.discard_fruitless(folder)
             raise
         return Outcome(result, folder)
 
