@@ -156,13 +156,14 @@ class TechniqueConformance:
         return technique.apply(model, chosen, context)
 
     def _engines(self) -> list[str]:
-        """Engines here that run what it produces."""
+        """Engines here that run what it produces, those first that build in a moment."""
         forms = self._technique().produces
-        return [
+        found = [
             name
             for name in engines.names()
             if set(forms) & set(engines.get(name).consumes) and engines.get(name).available()
         ]
+        return sorted(found, key=lambda name: engines.get(name).build_seconds)
 
     def _open(self, model: Model, workdir: Path) -> Session:
         workdir.mkdir()
