@@ -11,6 +11,7 @@ from strop.models.facts import facts
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
+from strop.techniques.float_graph import float_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -50,15 +51,9 @@ class DynamicINT8(Technique):
     family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        if "onnx" not in model.forms:
-            return Applicability.no("needs an ONNX form")
-        if target.device != "cpu":
-            return Applicability.no(f"has kernels for the CPU only, not for '{target.device}'")
-        proto = graph.read(model.forms["onnx"])
-        if graph.is_quantised(proto):
-            return Applicability.no("already quantised")
-        if foreign := graph.custom_domains(proto):
-            return Applicability.no(f"custom operators of {', '.join(foreign)}")
+        proto = float_graph(model, target)
+        if isinstance(proto, Applicability):
+            return proto
         layers = _layers(proto)
         if not layers:
             return Applicability.no("no MatMul, Gemm or LSTM with constant weights")

@@ -20,6 +20,7 @@ from strop.models.model import Model
 from strop.records import Applicability, Choice, Signature, Space, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.calibration import check_deadline
+from strop.techniques.float_graph import float_graph
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -67,15 +68,9 @@ class NNCFINT8(Technique):
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 return Applicability.no(str(MissingExtra(package, extra="openvino")))
-        if target.device != "cpu":
-            return Applicability.no(f"OpenVINO runs on the CPU only, not on '{target.device}'")
-        if "onnx" not in model.forms:
-            return Applicability.no("needs an ONNX form")
-        proto = graph.read(model.forms["onnx"])
-        if graph.is_quantised(proto):
-            return Applicability.no("already quantised")
-        if foreign := graph.custom_domains(proto):
-            return Applicability.no(f"custom operators of {', '.join(foreign)}")
+        proto = float_graph(model, target)
+        if isinstance(proto, Applicability):
+            return proto
         if not any(op in _LAYERS for op in graph.operators(proto)):
             return Applicability.no("no convolution, matrix product or recurrent layer to quantise")
         return Applicability.yes()

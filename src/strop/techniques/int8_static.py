@@ -17,6 +17,7 @@ from strop.techniques.bias_correction import bias_shifts
 from strop.techniques.calibration import Arrays, Batches, digest_of, watch
 from strop.techniques.calibration_rows import Rows
 from strop.techniques.equalisation import absorb, absorbable, equalise, find_pairs
+from strop.techniques.float_graph import float_graph
 from strop.techniques.folding import prepare
 from strop.techniques.observers import Extremes, Histogram
 from strop.techniques.onnx_view import GraphView
@@ -74,15 +75,9 @@ class StaticINT8(Technique):
     family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        if "onnx" not in model.forms:
-            return Applicability.no("needs an ONNX form")
-        if target.device != "cpu":
-            return Applicability.no(f"has kernels for the CPU only, not for '{target.device}'")
-        proto = graph.read(model.forms["onnx"])
-        if graph.is_quantised(proto):
-            return Applicability.no("already quantised")
-        if foreign := graph.custom_domains(proto):
-            return Applicability.no(f"custom operators of {', '.join(foreign)}")
+        proto = float_graph(model, target)
+        if isinstance(proto, Applicability):
+            return proto
         if not plan(GraphView(prepare(proto))).layers:
             return Applicability.no(
                 "no float32 convolution or matrix product with constant weights between the "

@@ -18,6 +18,7 @@ from strop.techniques.block_layout import Table, find_tables, write_blocks
 from strop.techniques.blockwise import Blocks, quantise_blocks
 from strop.techniques.calibration import Arrays, check_deadline, digest_of, open_session
 from strop.techniques.calibration_rows import Rows
+from strop.techniques.float_graph import float_graph
 from strop.techniques.folding import prepare
 from strop.techniques.onnx_view import GraphView
 from strop.techniques.quantisable import find_layers
@@ -75,15 +76,9 @@ class WeightOnly(Technique):
     family = "int8"
 
     def applies(self, model: Model, target: Target) -> Applicability:
-        if "onnx" not in model.forms:
-            return Applicability.no("needs an ONNX form")
-        if target.device != "cpu":
-            return Applicability.no(f"has kernels for the CPU only, not for '{target.device}'")
-        proto = graph.read(model.forms["onnx"])
-        if graph.is_quantised(proto):
-            return Applicability.no("already quantised")
-        if foreign := graph.custom_domains(proto):
-            return Applicability.no(f"custom operators of {', '.join(foreign)}")
+        proto = float_graph(model, target)
+        if isinstance(proto, Applicability):
+            return proto
         tables = find_tables(GraphView(prepare(proto)))
         if not tables:
             return Applicability.no("no large matrix product or embedding with constant weights")
