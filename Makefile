@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH := 2.13.0
+# Test processes, each with a core's worth of work; a file stays in one, for its fixtures.
+WORKERS ?= 2
 
 .PHONY: install demo test test-all lint docs-check clean
 
@@ -26,7 +28,7 @@ test: install
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q --doctest-modules src tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --doctest-modules src tests
 
 test-all: install
 	$(BIN)/python -m pytest -q --doctest-modules src tests -m ''
