@@ -142,6 +142,23 @@ def test_a_hanging_server_times_out(serve: Serve) -> None:
     assert found.statuses == {"timeout": 2}
 
 
+def test_no_query_is_forgotten_that_waits_for_a_connection_and_then_for_an_answer(
+    serve: Serve,
+) -> None:
+    """Those sent late have no time of their own after the end: they time out like the others."""
+
+    async def answer(server: Server) -> int:
+        # The first is asked alone; the second holds the only connection for most of the time.
+        await asyncio.sleep({1: 0.0, 2: 2.4}.get(len(server.requests), 1000.0))
+        return 200
+
+    plan = Plan(
+        serve(answer).url, rate=20, duration=0.5, warm_up=0, connections=1, arrivals="constant"
+    )
+    found = run(replace(plan, timeout=2.5))
+    assert found.queries == 10
+
+
 @pytest.mark.usefixtures("a_hundred")
 def test_single_stream_keeps_one_query_in_flight(serve: Serve) -> None:
     server = serve(seconds=0.005)

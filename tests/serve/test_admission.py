@@ -33,10 +33,19 @@ def test_the_margin_settles_where_few_answers_are_late() -> None:
     rng = np.random.default_rng(0)
     late = 0
     for number, error in enumerate(0.004 * np.exp(0.3 * rng.standard_normal(5000))):
-        late += number >= 100 and error > admission.margin
+        late += number >= 200 and error > admission.margin
         admission.learn(0.0, float(error))
-    assert 0.001 < late / 4900 < 0.03
+    assert 0.005 < late / 4800 < 0.015  # one in a hundred, and not two
     assert 0.004 < admission.margin < 0.02
+
+
+def test_the_margin_is_the_second_largest_of_the_newest_200_errors() -> None:
+    admission = Admission(linear(), workers=1)
+    errors = np.random.default_rng(1).integers(0, 50, 1000) / 1000.0  # many of them equal
+    for count, error in enumerate(errors, 1):
+        admission.learn(0.0, float(error))
+        newest = sorted(errors[max(0, count - 200) : count])
+        assert admission.margin == newest[-2 if count >= 100 else -1]
 
 
 def test_what_is_answered_early_makes_no_negative_margin() -> None:

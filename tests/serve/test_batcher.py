@@ -3,13 +3,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 from strop.serve.batcher import Batcher
 from strop.serve.errors import DeadlineExceeded, Overloaded, ServeError, Unavailable
-from strop.serve.request import InferRequest
+from strop.serve.request import InferRequest, InferResponse
 
 from .fakes import FAILS, HANGS, WIDTH, Asked, Doubling, later, round_over, served, settle
 from .waiting import END, until
@@ -137,6 +138,52 @@ def test_a_poisoned_request_fails_alone(caplog: pytest.LogCaptureFixture) -> Non
 
     with caplog.at_level(logging.CRITICAL, "strop.serve"):
         run(scenario())
+
+
+def test_what_is_run_again_alone_is_counted_with_its_own_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(Doubling(seconds=0.005))
+        ask = Asked(batcher)
+        for value in (1.0, FAILS, 3.0, 4.0):
+            ask(value)
+        await ask.all()
+        answer = ask.answers[0]
+        assert isinstance(answer, InferResponse)
+        compute = batcher.model.statistics.compute
+        assert compute.count == 3
+        # All three ran within the time of the whole batch, one after another.
+        assert 0.015 <= compute.ns / 1e9 <= answer.timings.ended - answer.timings.started
+        await settle(batcher)
+
+    with caplog.at_level(logging.CRITICAL, "strop.serve"):
+        run(scenario())
+
+
+def test_inputs_go_when_nobody_needs_them_any_more() -> None:
+    """Not with the next batch: there may be none for hours."""
+
+    async def scenario() -> None:
+        session = Doubling()
+        session.gate.clear()
+        batcher = batcher_of(session, max_batch=1)
+        ask = Asked(batcher)
+        for value in range(3):
+            ask(float(value))
+        arrays = [weakref.ref(ticket.request.inputs["x"]) for ticket in ask.tickets]
+        assert all(it() is not None for it in arrays)
+        await until(lambda: session.order == [0.0])
+        ask.tickets[2].cancel()
+        assert arrays[2]() is None
+        session.gate.set()
+        await ask.all()
+        ask.tickets.clear()
+        ask.answers.clear()
+        await until(lambda: all(it() is None for it in arrays))
+        await settle(batcher)
+
+    run(scenario())
 
 
 def test_a_hang_fails_its_own_batch_and_the_worker_is_replaced(
@@ -385,6 +432,28 @@ def test_an_idle_worker_takes_what_no_prediction_allows() -> None:
     run(scenario())
 
 
+def test_the_objective_counts_from_when_a_request_is_there() -> None:
+    """Who sends slowly, or much, is not late before the model has seen anything."""
+
+    async def scenario() -> None:
+        session = Doubling()
+        session.gate.clear()
+        batcher = batcher_of(session, max_batch=1, slo=60.0, hang_seconds=1e6)
+        ask = Asked(batcher)
+        long_ago = time.monotonic() - 1000.0
+        ask(1.0, arrived=long_ago)
+        await until(lambda: session.order == [1.0])
+        ask(2.0, arrived=long_ago)
+        ask(3.0, arrived=long_ago, deadline=long_ago + 1.0)
+        assert ask.values() == [None, None, "timeout"]
+        session.gate.set()
+        await ask.all()
+        assert ask.values() == [2.0, 4.0, "timeout"]
+        await settle(batcher)
+
+    run(scenario())
+
+
 def test_the_worker_has_the_next_full_batch_at_hand() -> None:
     async def scenario() -> None:
         session = Doubling()
@@ -395,11 +464,11 @@ def test_the_worker_has_the_next_full_batch_at_hand() -> None:
         await until(lambda: session.batches == [1])
         ask(1.0)
         await round_over()
-        assert (batcher.running_rows, batcher.queued_rows) == (1, 1)  # may still grow
+        assert (batcher.running_rows, batcher.queued) == (1, 1)  # may still grow
         for value in range(2, 10):
             ask(float(value))
         await round_over()
-        assert (batcher.running_rows, batcher.queued_rows) == (5, 5)
+        assert (batcher.running_rows, batcher.queued) == (5, 5)
         session.gate.set()
         await ask.all()
         assert session.batches[:2] == [1, 4]
@@ -433,7 +502,7 @@ def test_the_fixed_policy_does_not_wait_when_the_batch_is_full() -> None:
         for value in range(3):
             ask(float(value))
             await round_over()
-        assert (batcher.running_rows, batcher.queued_rows) == (0, 3)
+        assert (batcher.running_rows, batcher.queued) == (0, 3)
         ask(3.0)
         await ask.all()
         assert session.batches == [4]

@@ -40,6 +40,15 @@ def test_fixed_shapes_are_one_bucket_and_free_ones_many() -> None:
     assert free.key(short) == free.key({"x": np.ones((9, 3))})
 
 
+def test_the_order_of_the_inputs_is_the_clients() -> None:
+    """Not what tells the shapes of one input from those of another."""
+    wide, narrow = np.zeros((1, 8), np.float32), np.zeros((1, 3), np.float32)
+    bucket = Equal(("a", "b"))
+    key = bucket.key({"a": wide, "b": narrow})
+    assert bucket.key({"b": narrow, "a": wide}) == key
+    assert bucket.key({"b": wide, "a": narrow}) != key
+
+
 def test_gathering_reuses_the_buffer() -> None:
     buffers: dict[str, np.ndarray] = {}
     parts = [{"x": np.full((rows, 3), rows, np.float32)} for rows in (1, 2)]

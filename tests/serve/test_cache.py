@@ -170,3 +170,26 @@ def test_the_timeout_of_the_first_is_not_the_others() -> None:
         await settle(batcher)
 
     run(scenario())
+
+
+def test_who_waits_for_an_equal_request_keeps_a_timeout_of_its_own() -> None:
+    async def scenario() -> None:
+        session = Doubling()
+        session.gate.clear()
+        batcher = caching(session, max_batch=1)
+        ask = Asked(batcher)
+        now = time.monotonic()
+        ask(1.0)
+        ask(1.0, deadline=now + 1000.0)
+        ask(1.0)
+        await until(lambda: session.order == [1.0])
+        ask.tickets[1].request.deadline = now  # which has passed
+        await until(lambda: ask.values() == [None, "timeout", None])
+        assert batcher.model.statistics.refused == {"timeout": 1}
+        session.gate.set()
+        await ask.all()
+        assert ask.values() == [2.0, "timeout", 2.0]
+        assert session.order == [1.0]
+        await settle(batcher)
+
+    run(scenario())

@@ -164,6 +164,13 @@ def test_answers_are_views_of_the_outputs() -> None:
     assert np.shares_memory(np.frombuffer(parts[1], np.float32), array)
 
 
+@pytest.mark.parametrize("named", [255, 256, 257, 1_790_000_000, (1 << 63) - 1])
+def test_clients_cannot_make_levels_of_priority_at_will(named: int) -> None:
+    """Each would be a queue of its own: with the time as priority nothing would share a batch."""
+    decoded = decode(body([1, 2, 3, 4], parameters={"priority": named}), None, LIMITS)
+    assert decoded.priority == min(named, 256)
+
+
 def test_outputs_and_parameters() -> None:
     decoded = decode(
         body(

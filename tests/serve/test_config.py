@@ -83,6 +83,7 @@ def test_grpc_that_is_asked_for_is_required(model: Path) -> None:
         ({"defaults": {"slo": "fast"}}, "slo: 'fast' is not a span of time"),
         ({"defaults": {"cache": "much"}}, "size"),
         ({"defaults": {"max_batch": 0}}, "max_batch"),
+        ({"defaults": {"priority": 257}}, "default_priority is 257, the last is 256"),
         ({"server": {"http": "99999"}}, "port"),
         ({"server": {"http": "8001"}}, "two fronts"),
         ({"server": {"http": "off", "grpc": "off"}}, "neither"),

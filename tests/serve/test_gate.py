@@ -43,7 +43,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("answers", "batcher", "connection", "exchange", "instance"):
+    for module in ("answers", "batcher", "connection", "exchange", "incoming", "instance"):
         monkeypatch.setattr(f"strop.serve.{module}.time", clock)
     return clock
 
@@ -452,7 +452,7 @@ def test_the_loop_rests_between_bursts_of_refusals_alone(
     clock: Clock, gated: list[bytes], monkeypatch: pytest.MonkeyPatch, gap: float
 ) -> None:
     rests: list[float] = []
-    monkeypatch.setattr("strop.serve.gate.rest", rests.append)
+    monkeypatch.setattr("strop.serve.lull.rest", rests.append)
 
     @on_a_loop
     async def scenario() -> None:
@@ -467,6 +467,26 @@ def test_the_loop_rests_between_bursts_of_refusals_alone(
         await site.close()
 
     scenario()
+
+
+@on_a_loop
+async def test_the_loop_rests_once_however_many_heads_are_refused(
+    clock: Clock,
+    gated: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Clients differ in their heads: a rest for each would hold up all the others."""
+    rests: list[float] = []
+    monkeypatch.setattr("strop.serve.lull.rest", rests.append)
+    site = Site()
+    await site.busy(REQUESTS["json"])
+    heads = [REQUESTS["json"].replace(b"Host: test", b"Host: %d" % n) for n in range(8)]
+    for request in (*heads, *heads, *heads):
+        assert said(site.front, request)[0] == 503
+    await asyncio.sleep(0)
+    assert len(gated) == 2 * len(heads)
+    assert len(rests) == 1
+    await site.close()
 
 
 def test_a_rest_ends_with_the_batch() -> None:

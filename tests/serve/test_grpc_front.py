@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from strop.errors import InputError
+from strop.serve import grpc_front
 from strop.serve.codec import Limits
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
+from strop.serve.grpc_calls import UNFORESEEN
 from strop.serve.grpc_front import GrpcFront
 from strop.serve.proto import message
 from strop.serve.settings import ModelSettings
@@ -192,6 +194,14 @@ def test_a_deadline_is_the_earlier_of_the_calls_and_the_parameters() -> None:
     assert decode_request(request, 100.0, 0.25, Limits()).deadline == 100.25
 
 
+def test_clients_cannot_make_levels_of_priority_at_will() -> None:
+    from strop.serve.grpc_codec import decode_request
+
+    request = raw()
+    request.parameters["priority"].int64_param = 1_790_000_000
+    assert decode_request(request, 100.0, None, Limits()).priority == 256
+
+
 def test_cancelling_and_deadlines_take_requests_back(tmp_path: Path) -> None:
     async def body(client: Client, core: Core) -> None:
         session = fakes.Doubling()
@@ -287,6 +297,35 @@ def test_a_stream_does_not_read_without_a_bound(tmp_path: Path) -> None:
         session.gate.set()
 
     run(tmp_path, body, limits=Limits(pipelined=8))
+
+
+def test_what_nobody_foresaw_in_a_stream_is_for_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("in /secret/path")
+
+    async def body(client: Client, core: Core) -> None:
+        async def requests() -> Any:
+            yield raw(X[:1])
+
+        monkeypatch.setattr(grpc_front, "parsed", broken)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async for _ in client.stream(requests()):
+                pass
+        assert caught.value.code() == Code.INTERNAL
+        assert caught.value.details() == UNFORESEEN
+
+    run(tmp_path, body)
+    assert "in /secret/path" in caplog.text
+
+
+def test_what_is_refused_before_it_reaches_a_model_is_counted(tmp_path: Path) -> None:
+    async def body(client: Client, core: Core) -> None:
+        await client.refused("ModelInfer", raw(datatype="NONE"))
+        assert core.refused == {"invalid": 1}
+
+    run(tmp_path, body)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])

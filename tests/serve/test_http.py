@@ -373,10 +373,11 @@ def test_in_flight_bytes_are_bounded(server: Running) -> None:
     head = "\r\n".join((f"POST {INFER} HTTP/1.1", *fields, "", "")).encode()
     with server.connect() as first, server.connect() as second:
         first.sendall(head + bytes((4 << 20) - 1))
-        wait_until(lambda: overview(server)["in_flight_bytes"] == (4 << 20) - 1)
+        # The last part, of at most a MiB, is taken from the kernel when all of it is there.
+        wait_until(lambda: overview(server)["in_flight_bytes"] >= 3 << 20)
         second.sendall(head)
         with contextlib.suppress(ConnectionError):
-            second.sendall(bytes((4 << 20) - 1))
+            second.sendall(bytes(4 << 20))
         responses = parse_responses(serving.read_all(second))
         assert responses[0][0] == 503
         assert int(responses[0][1]["retry-after"]) >= 1

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from strop.errors import InputError, StropError
+from strop.records import SessionSpec
 from strop.serve.errors import BadRequest
 from strop.serve.model import ServedModel, open_model
 from strop.serve.request import InferRequest
@@ -33,6 +34,22 @@ def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) ->
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model counts as one of some microseconds, however busy the machine is."""
     monkeypatch.setattr("strop.serve.warmup._INLINE_SECONDS", 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "platform"),
+    [
+        ("onnxruntime", "m.onnx", "onnxruntime_onnx"),
+        ("openvino", "m.xml", "openvino_openvino"),
+        ("litert", "m.TFLITE", "litert_tflite"),
+    ],
+)
+def test_the_platform_names_the_engine_and_what_it_opens(
+    engine: str, name: str, platform: str
+) -> None:
+    session = Doubling()
+    spec = SessionSpec(engine=engine, artifact=name, signature=session.signature)
+    assert ServedModel("m", "1", ModelSettings(Path(name)), spec, session).platform == platform
 
 
 def test_a_plain_onnx_file_is_described_as_the_protocol_wants_it(
@@ -197,7 +214,7 @@ def test_a_session_that_returns_its_input_gets_fresh_arrays_each_time() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("model.txt", b"", "no bundle, ONNX file or OpenVINO"),
+        ("model.txt", b"", "no bundle, ONNX file, OpenVINO"),
         ("missing.onnx", None, "does not exist"),
         ("broken.onnx", b"\x00\x01nonsense", "not an ONNX model"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from strop.errors import InputError, StropError
+from strop.serve import repository as repository_of_models
 from strop.serve.core import Core
 from strop.serve.errors import ServeError, Unavailable, UnknownModel
 from strop.serve.repository import Repository
@@ -117,6 +119,120 @@ def test_what_fails_to_load_leaves_what_is_served(tmp_path: Path, quiet: None) -
             await ask(core, "other")
         assert str(tmp_path) not in str(caught.value)
         await core.drain(END)
+
+    run(scenario())
+
+
+def test_a_version_may_be_a_file_of_any_kind_that_is_served(tmp_path: Path) -> None:
+    for number, name in enumerate(("a.onnx", "b.xml", "c.tflite"), 1):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / name).touch()
+    found = repository_of_models._versions(tmp_path)
+    assert {number: path.name for number, path in found.items()} == {
+        "1": "a.onnx",
+        "2": "b.xml",
+        "3": "c.tflite",
+    }
+    (tmp_path / "3" / "d.onnx").touch()
+    with pytest.raises(InputError, match=r"not one model: \.onnx"):
+        repository_of_models._versions(tmp_path)
+
+
+def test_a_version_replaced_before_another_fails_to_load_is_let_go(
+    tmp_path: Path, quiet: None
+) -> None:
+    first = scaling(tmp_path / "m" / "1" / "m.onnx")
+    second = scaling(tmp_path / "m" / "2" / "m.onnx", 3.0)
+
+    async def scenario() -> None:
+        core = Core()
+        repository = core.repository
+        await repository.load("m", settings(tmp_path / "m", inline=False))
+        before = repository.batcher("m", "1")
+        closed: list[bool] = []
+        model: Any = before.model
+        model.close = lambda: closed.append(True)
+        scaling(first, 5.0)
+        second.write_bytes(b"not a model")
+        with pytest.raises(StropError):
+            await repository.load("m")
+        assert closed == [True]
+        assert before.closing
+        assert (await ask(core, version="1")).outputs["y"][0, 0] == 5.0
+        assert (await ask(core, version="2")).outputs["y"][0, 0] == 3.0
+        await core.drain(END)
+
+    run(scenario())
+
+
+def test_what_was_unloaded_on_purpose_does_not_make_the_server_unready(
+    tmp_path: Path, quiet: None
+) -> None:
+    """Whatever became of its other versions before."""
+    first = scaling(tmp_path / "m" / "1" / "m.onnx")
+    scaling(tmp_path / "m" / "2" / "m.onnx")
+
+    async def scenario() -> None:
+        core = Core()
+        await core.repository.load("m", settings(tmp_path / "m"))
+        first.unlink()
+        first.parent.rmdir()
+        (tmp_path / "m" / "3").mkdir()
+        (tmp_path / "m" / "3" / "m.onnx").write_bytes(b"not a model")
+        with pytest.raises(StropError):
+            await core.repository.load("m")
+        (tmp_path / "m" / "3" / "m.onnx").unlink()
+        (tmp_path / "m" / "3").rmdir()
+        await core.repository.load("m")
+        reasons = {it.version: it.reason for it in core.repository.index()}
+        assert reasons == {
+            "1": "no longer in the repository",
+            "2": "",
+            "3": "it could not be loaded",
+        }
+        await core.repository.unload("m")
+        assert {it.reason for it in core.repository.index()} == {"unloaded"}
+        assert core.ready()
+        await core.drain(END)
+
+    run(scenario())
+
+
+def test_what_is_loaded_when_the_server_has_ended_serves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    """The process does not wait for the thread that loads it, and nothing is left of it."""
+    opened = threading.Event()
+    real = repository_of_models._open_warm
+    closed: list[bool] = []
+
+    def slow(*arguments: Any) -> Any:
+        model: Any = real(*arguments)
+        close = model.close
+
+        def noted() -> None:
+            closed.append(True)
+            close()
+
+        model.close = noted
+        assert opened.wait(END)
+        return model
+
+    monkeypatch.setattr(repository_of_models, "_open_warm", slow)
+    path = scaling(tmp_path / "m.onnx")
+
+    async def scenario() -> None:
+        core = Core()
+        loading = asyncio.ensure_future(core.repository.load("m", settings(path)))
+        await until(core.repository.opening)
+        assert await core.drain(END)
+        assert core.repository.opening()
+        opened.set()
+        with pytest.raises(Unavailable, match="stopping"):
+            await loading
+        assert not core.repository.opening()
+        assert closed == [True]
+        assert core.repository.batchers() == []
 
     run(scenario())
 

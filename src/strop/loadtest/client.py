@@ -35,7 +35,7 @@ class Pool:
     done
         Called once a query, in the event loop.
     timeout
-        Seconds from the write of a query until it is given up.
+        Seconds from the time at which a query was meant to be sent until it is given up.
     """
 
     def __init__(self, target: Target, done: Done, *, timeout: float) -> None:
@@ -135,7 +135,7 @@ class Pool:
     def _sweep(self) -> None:
         limit = time.perf_counter() - self._timeout
         for connection in list(self._all):
-            if connection.busy and connection.sent < limit:
+            if connection.busy and connection.intended < limit:
                 connection.fail(TIMED_OUT, f"no answer within {self._timeout:g} s")
         while self.waiting and self.waiting[0][1] < limit:
             self.done(self.waiting.popleft()[1], TIMED_OUT)
@@ -145,7 +145,7 @@ class Pool:
 class _Connection(asyncio.Protocol):
     """One connection, and the one query that it carries."""
 
-    __slots__ = ("_body", "_parser", "_pool", "_transport", "busy", "intended", "sent", "served")
+    __slots__ = ("_body", "_parser", "_pool", "_transport", "busy", "intended", "served")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -154,7 +154,6 @@ class _Connection(asyncio.Protocol):
         self._body = b""
         self.busy = False
         self.intended = 0.0
-        self.sent = 0.0
         self.served = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,7 +162,6 @@ class _Connection(asyncio.Protocol):
     def send(self, request: bytes, intended: float) -> None:
         self.busy = True
         self.intended = intended
-        self.sent = time.perf_counter()
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 
 from strop.serve.curve import LatencyCurve
 
-_WINDOW = 100
-"""Batches whose errors are kept: the second largest of 100 is their 99th percentile."""
+_WINDOW = 200
+"""Batches whose errors are kept: the second largest of 200 is exceeded by 2 in 201 of those that
+come, one in a hundred. (That of 100, their 99th percentile, would be by 2 in 101.)"""
 _LEAST = 0.05
 """Share of the objective that the margin starts with, and never falls below."""
 _ENDLESS = 2**31
@@ -19,16 +21,16 @@ class Admission:
 
     The prediction is the rounds of batches that lie ahead at their means, plus the last batch at
     its 99th percentile, plus a margin. Where a request has to wait, its batch is taken to be full
-    when it starts, because requests that arrive meanwhile join it. The margin is the
-    99th percentile of the errors that the newest 100 batches showed without it: what the curve
+    when it starts, because requests that arrive meanwhile join it. The margin is what one in a
+    hundred batches will exceed, by the errors that the newest 200 showed without it: what the curve
     does not see, the event loop's own work and neighbours on the machine. It never exceeds half of
     the objective, so that even after a stall some requests are let in, from which it learns that
     the stall is over.
 
     A request's time begins when it is read, but its client's when it reaches the socket, where it
     waits for the event loop to come round. That wait cannot be seen, only sampled: a batch that
-    ends on a thread has to wait for the loop in the same way, and its end is known. So the 99th
-    percentile of how late the newest 100 ends were seen is kept free as well.
+    ends on a thread has to wait for the loop in the same way, and its end is known. So what one in
+    a hundred of such waits exceeds is kept free as well.
 
     Examples
     --------
@@ -65,8 +67,8 @@ class Admission:
         self.margin = self._least = 0.0 if slo == math.inf else _LEAST * slo
         self.lag = 0.0
         self.reserve = self.margin
-        self._errors: deque[float] = deque(maxlen=_WINDOW)
-        self._lags: deque[float] = deque(maxlen=_WINDOW)
+        self._errors = _Newest()
+        self._lags = _Newest()
 
     def completion(self, now: float, free_at: float, rows_ahead: int, rows: int) -> float:
         """When a request of `rows` would be answered, without the margin.
@@ -98,17 +100,30 @@ class Admission:
 
     def learn(self, predicted: float, actual: float) -> None:
         """An answer that `completion` said would come at one time came at another."""
-        self._errors.append(actual - predicted)
-        self.margin = min(max(_worst(self._errors), self._least), self.slo / 2)
+        worst = self._errors.add(actual - predicted)
+        self.margin = min(max(worst, self._least), self.slo / 2)
         self.reserve = min(self.margin + self.lag, self.slo / 2)
 
     def saw(self, lag: float) -> None:
         """What had happened outside was seen by the event loop `lag` seconds later."""
-        self._lags.append(lag)
-        self.lag = _worst(self._lags)
+        self.lag = self._lags.add(lag)
         self.reserve = min(self.margin + self.lag, self.slo / 2)
 
 
-def _worst(values: deque[float]) -> float:
-    """All but one of a full window are not above it."""
-    return sorted(values)[-1 - len(values) // _WINDOW]
+class _Newest:
+    """The newest values, in order of time and of size."""
+
+    __slots__ = ("_by_size", "_by_time")
+
+    def __init__(self) -> None:
+        self._by_time: deque[float] = deque()
+        self._by_size: list[float] = []
+
+    def add(self, value: float) -> float:
+        """Note a value; the second largest of all once there are many, the largest before."""
+        by_time, by_size = self._by_time, self._by_size
+        if len(by_time) == _WINDOW:
+            del by_size[bisect_left(by_size, by_time.popleft())]
+        by_time.append(value)
+        insort(by_size, value)
+        return by_size[-1 - (len(by_size) + _WINDOW // 2) // _WINDOW]

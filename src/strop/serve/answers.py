@@ -67,13 +67,14 @@ class Answers:
         if batch.outputs is not None:
             self._together(batch, batch.outputs)
             return
-        for ticket, result in zip(batch.tickets, batch.alone, strict=True):
+        results = zip(batch.tickets, batch.alone, batch.seconds, strict=True)
+        for ticket, result, seconds in results:
             if result is None or ticket.state == ANSWERED:
                 continue
             if isinstance(result, ServeError):
                 self.fail(ticket, result)
             else:
-                self._alone(ticket, batch, result)
+                self._alone(ticket, batch, result, seconds)
 
     def kept(
         self, request: InferRequest, outputs: Outputs, started: float, ended: float
@@ -126,7 +127,7 @@ class Answers:
         statistics.scatter.add(len(tickets), scatter)
         size.scatter.add(1, scatter)
 
-    def _alone(self, ticket: Ticket, batch: RunningBatch, outputs: Outputs) -> None:
+    def _alone(self, ticket: Ticket, batch: RunningBatch, outputs: Outputs, seconds: float) -> None:
         """A request that was run again by itself, because its batch failed."""
         model, request = self._model, ticket.request
         if self._cuts:
@@ -135,6 +136,6 @@ class Answers:
             outputs = {key: outputs[key] for key in request.outputs}
         self.count(request.arrived, batch.started, batch.ended)
         self._statistics.inferences += ticket.rows
-        self._statistics.batch(ticket.rows, 1, 0.0, batch.ended - batch.started)
+        self._statistics.batch(ticket.rows, 1, 0.0, seconds)
         timings = Timings(request.arrived, batch.started, batch.ended, ticket.rows)
         self.give(ticket, InferResponse(model.name, model.version, outputs, request.id, timings))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 import time
 
@@ -17,7 +16,6 @@ from strop.serve.answers import Answers, RunningBatch
 from strop.serve.cache import ResponseCache
 from strop.serve.errors import (
     DeadlineExceeded,
-    ModelHung,
     Overloaded,
     ServeError,
     Unavailable,
@@ -27,13 +25,12 @@ from strop.serve.express import Express
 from strop.serve.flights import Flights
 from strop.serve.instance import Instance
 from strop.serve.lanes import Lanes
+from strop.serve.lookout import Lookout
 from strop.serve.model import ServedModel
 from strop.serve.policy import QueueView, policy_for
 from strop.serve.pool import Pool
 from strop.serve.request import InferRequest, InferResponse
-from strop.serve.ticket import ANSWERED, QUEUED, RUNNING, Done, Ticket, nobody
-
-_log = logging.getLogger("strop.serve")
+from strop.serve.ticket import ANSWERED, QUEUED, Done, Ticket, nobody
 
 _PATIENCE = 1.0
 """Seconds after which a request without a deadline is due, for its place in the queue."""
@@ -89,6 +86,7 @@ class Batcher:
         self.refusing_until = -math.inf
         self._loop = loop
         self._pool = Pool(model, loop, self._completed)
+        self._lookout = Lookout(model, self.lanes, self._pool, self._answers, self._flights)
         self._scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = math.inf
@@ -107,11 +105,6 @@ class Batcher:
     def queued(self) -> int:
         """Requests that wait."""
         return self.lanes.requests + self._express_rows
-
-    @property
-    def queued_rows(self) -> int:
-        """Rows that wait."""
-        return self.lanes.rows + self._express_rows
 
     @property
     def running_rows(self) -> int:
@@ -172,6 +165,8 @@ class Batcher:
         self.refusing_until = -math.inf
         if ticket.state == QUEUED:
             self.lanes.leave(ticket)
+            # It may stay in its lane until it is passed, but its inputs may be megabytes.
+            ticket.request = InferRequest(ticket.request.model, {})
         ticket.state = ANSWERED
         ticket.done = nobody
         self._if_drained()
@@ -216,8 +211,8 @@ class Batcher:
             self._check_open()
         request = ticket.request
         deadline = math.inf if request.deadline is None else request.deadline
-        if self._slo is not None and request.arrived + self._slo < deadline:
-            deadline = request.arrived + self._slo
+        if self._slo is not None and now + self._slo < deadline:
+            deadline = now + self._slo
         level = request.priority or self._level
         size = 0
         for array in request.inputs.values():
@@ -357,28 +352,28 @@ class Batcher:
     # -- out ---------------------------------------------------------------------------------
 
     def _completed(self, batch: RunningBatch) -> None:
-        model = self.model
+        model, seen = self.model, time.monotonic()
         self.refusing_until = -math.inf
         if self.lanes.requests:
             if model.inline:
                 self._schedule()
             else:
                 self._dispatch()  # the worker goes on while the answers are given
-        computed = batch.outputs is not None
-        if computed:
-            self._learn(batch)
         self._answers.batch(batch)
-        if computed:
+        if batch.outputs is not None:
+            self._learn(batch, seen)
             model.curve.observe(min(batch.total, model.limit), batch.ended - batch.started)
         self._if_drained()
 
-    def _learn(self, batch: RunningBatch) -> None:
-        """Of those in a batch the first waited longest, and the last was told most: the worse."""
+    def _learn(self, batch: RunningBatch, seen: float) -> None:
+        """Of those in a batch the first waited longest, and the last was told most: the worse.
+
+        The last one has its answer when all have.
+        """
         predicted = min(batch.tickets[0].predicted, batch.tickets[-1].predicted)
         if predicted:
-            now = time.monotonic()
-            self.admission.saw(now - batch.ended)
-            self.admission.learn(predicted, now)
+            self.admission.saw(seen - batch.ended)
+            self.admission.learn(predicted, time.monotonic())
 
     def _landed(self, ticket: Ticket, result: InferResponse | ServeError) -> None:
         if self._flights is not None:
@@ -393,37 +388,12 @@ class Batcher:
     def _tick(self) -> None:
         self._tick_handle = None
         self.refusing_until = -math.inf
-        now = time.monotonic()
-        for ticket in self.lanes.expired(now):
-            self._answers.fail(
-                ticket, DeadlineExceeded("the request's timeout passed in the queue")
-            )
-        for batch in self._pool.batches:
-            self._time_out(batch, now)
-        self._replace(now)
-        if self.lanes.requests and not self._pool.alive:
-            self.abort(Unavailable(f"no worker of '{self.model.name}' is left"))
+        self._lookout.look(time.monotonic())
+        if self.lanes.requests:
+            if self._pool.alive:
+                self._schedule()
+            else:
+                self.abort(Unavailable(f"no worker of '{self.model.name}' is left"))
         self._if_drained()
         if self.busy:
             self._tick_handle = self._loop.call_later(_TICK, self._tick)
-
-    def _time_out(self, batch: RunningBatch, now: float) -> None:
-        for ticket in batch.tickets:
-            own = ticket.request.deadline
-            if own is not None and own < now and ticket.state == RUNNING:
-                self._answers.fail(ticket, DeadlineExceeded("the request's timeout passed"))
-
-    def _replace(self, now: float) -> None:
-        """Give up workers that hang; what they had not begun waits again."""
-        hung, unbegun = self._pool.give_up(now)
-        limit = self.model.settings.hang_seconds
-        for ticket in unbegun:
-            if ticket.state != ANSWERED:
-                ticket.state = QUEUED
-                self.lanes.enter(ticket)
-        for ticket in hung:
-            self._answers.fail(
-                ticket, ModelHung(f"'{self.model.name}' did not answer within {limit:g} s")
-            )
-        if self.lanes.requests:
-            self._schedule()

@@ -11,7 +11,8 @@ import numpy as np
 
 _ALIGNED = 64
 _LARGE = 2 << 20  # bytes that are still to come of a body that is gathered
-_PART = 1 << 20
+PART = 1 << 20
+_PIECES = 64  # that are kept as they are
 _GATHERS = sys.platform == "linux"  # its buffers grow with what they are told to gather
 
 
@@ -43,7 +44,7 @@ class Body:
     def __init__(self) -> None:
         self.size = 0
         self.window: memoryview | None = None
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[bytes | bytearray | memoryview] = []
         self._whole: memoryview | None = None
 
     def begin(self) -> None:
@@ -55,7 +56,16 @@ class Body:
 
         A view is to be copied by `expect` before what it shows changes.
         """
-        self._pieces.append(piece)
+        pieces = self._pieces
+        if len(pieces) < _PIECES:
+            pieces.append(piece)
+            return
+        # An object for each of many small chunks would take many times their bytes.
+        last = pieces[-1]
+        if not isinstance(last, bytearray):
+            last = bytearray()
+            pieces.append(last)
+        last += piece
 
     def expect(self, length: int, shift: int) -> None:
         """Take the rest of `length` bytes straight into a buffer.
@@ -84,16 +94,19 @@ class Body:
         self.window = self.window[size:]
         return not self.window
 
-    def gather(self, transport: asyncio.Transport, part: int) -> int:
+    def gather(self, transport: asyncio.Transport, part: int, most: int = PART) -> int:
         """Have the kernel wake the event loop for parts of a large body, not for a few packets.
 
         Each time it does, a thread that computes loses the core and what it has in the caches. The
-        end of the stream, errors and a full buffer are told at once all the same.
+        last part is as long as what is left. The end of the stream, errors and a full buffer are
+        told at once all the same.
 
         Parameters
         ----------
         part
             What the kernel was told before, 1 at first.
+        most
+            The largest part.
 
         Returns
         -------
@@ -102,7 +115,7 @@ class Body:
         left = 0 if self.window is None else len(self.window)
         if part == 1 and (left < _LARGE or not _GATHERS or transport.get_extra_info("sslcontext")):
             return 1
-        wanted = _PART if left >= _PART else 1
+        wanted = min(left, most) or 1
         if wanted != part:
             connection = transport.get_extra_info("socket")
             with contextlib.suppress(OSError):
@@ -115,7 +128,9 @@ class Body:
         self.drop()
         if whole is not None:
             return whole
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(pieces) == 1 and not isinstance(pieces[0], bytearray):
+            return pieces[0]
+        return b"".join(pieces)
 
     def drop(self) -> None:
         """Forget what arrived."""

@@ -52,10 +52,19 @@ class Fixed(Buckets):
 
 
 class Equal(Buckets):
-    """Some dimension is free and nothing is known of padding: only equal shapes share a batch."""
+    """Some dimension is free and nothing is known of padding: only equal shapes share a batch.
+
+    Parameters
+    ----------
+    names
+        The inputs; clients may send them in any order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
 
     def key(self, inputs: Arrays) -> Hashable:
-        return tuple([array.shape[1:] for array in inputs.values()])
+        return tuple([inputs[name].shape[1:] for name in self._names])
 
 
 class Trimmed(Buckets):
@@ -144,7 +153,7 @@ def buckets_for(signature: Signature, manifest: Manifest | None = None) -> Bucke
         spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape[1:])
         for spec in signature.inputs
     )
-    return Equal() if free else Fixed()
+    return Equal(signature.input_names) if free else Fixed()
 
 
 def _trimmed(signature: Signature, manifest: Manifest) -> Trimmed | None:

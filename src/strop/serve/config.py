@@ -191,14 +191,13 @@ def _resolve(path: Path) -> Path:
     """A model's path; of what ``strop optimize`` wrote, the bundle in it."""
     if not path.exists():
         raise InputError(
-            f"'{path}' does not exist", hint="name a bundle, an ONNX file or an OpenVINO .xml"
+            f"'{path}' does not exist",
+            hint="name a bundle, an ONNX file, an OpenVINO .xml or a .tflite",
         )
     if path.is_dir() and not (path / "manifest.json").is_file():
         if (path / "bundle" / "manifest.json").is_file():
             return path / "bundle"
-        if not any(
-            (path / str(child.name)).exists() and child.name.isdigit() for child in path.iterdir()
-        ):
+        if not any(child.name.isdecimal() and child.is_dir() for child in path.iterdir()):
             raise InputError(
                 f"the folder '{path}' holds no bundle",
                 hint="name what strop optimize wrote, or a folder of versions 1, 2 …",

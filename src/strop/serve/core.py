@@ -64,7 +64,7 @@ class Core:
                 raise Unavailable("the server is stopping", retry_after=1.0)
             batcher = self.repository.resolve(request)
         except ServeError as error:
-            self.refused[error.reason] = self.refused.get(error.reason, 0) + 1
+            self.note(error)
             ticket = Ticket(None, request, done)
             ticket.state = ANSWERED
             deliver(done, error)
@@ -105,8 +105,12 @@ class Core:
                 raise Unavailable("the server is stopping", retry_after=1.0)
             return self.repository.batcher(model, version).refusal()
         except ServeError as error:
-            self.refused[error.reason] = self.refused.get(error.reason, 0) + 1
+            self.note(error)
             return error
+
+    def note(self, error: ServeError) -> None:
+        """Count a request to infer that reached no model: fronts do, where they refuse one."""
+        self.refused[error.reason] = self.refused.get(error.reason, 0) + 1
 
     def lane(self, model: str, version: str = "") -> Express | None:
         """The express lane to a model, None where it has none or is not there."""

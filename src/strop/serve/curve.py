@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 from strop.records.manifest import BatchLatency
 
 _WINDOW = 200
-"""Observations kept a size: the second largest of 200 is their 99th percentile."""
+"""Observations kept a size: the third largest of 200 is their 99th percentile."""
 _RECENT = 31
 """Newest of them that give median and mean, which so follow a machine that slows down."""
 _REFRESH = 0.1

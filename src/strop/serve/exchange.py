@@ -90,7 +90,7 @@ class Exchange:
     """A request that was read, and the slot for its answer.
 
     Answers of one connection go out in the order of the requests, whatever order they are made
-    in; :class:`strop.serve.connection.Connection` sees to that.
+    in; :class:`strop.serve.outgoing.Outgoing` sees to that.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Exchange:
     body
         All of it, as it was sent.
     arrived
-        `time.monotonic()` when its first byte was read.
+        `time.monotonic()` when it was read to its end; its head, until then.
     plain
         Whether the answer needs no header beyond those that every answer has.
     ticket
@@ -163,8 +163,8 @@ class Exchange:
             return
         front = self.connection.front
         size = sum(map(len, parts))
-        if front.draining:
-            self.keep_alive = False
+        if front.draining and self.connection.is_last(self):
+            self.keep_alive = False  # not earlier: what was asked behind this was taken, too
         if not self.keep_alive:
             extra += b"Connection: close\r\n"
         elif self.headers.get(b":version") == b"1.0":
@@ -230,7 +230,7 @@ class Exchange:
             self.request_id = new_request_id()
 
     def seconds(self) -> float:
-        """Since its first byte was read."""
+        """Since it was read."""
         return time.monotonic() - self.arrived
 
 

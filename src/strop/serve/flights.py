@@ -77,6 +77,17 @@ class Flights:
         ticket.flight = None
         return False
 
+    def expired(self, now: float) -> list[Ticket]:
+        """All that wait for an equal request and whose own timeout has passed, taken out."""
+        found: list[Ticket] = []
+        for waiting in self._waiting.values():
+            late = [it for it in waiting if (own := it.request.deadline) is not None and own < now]
+            for ticket in late:
+                waiting.remove(ticket)
+                ticket.flight = None
+            found += late
+        return found
+
     def land(self, ticket: Ticket, result: InferResponse | ServeError) -> None:
         """The computation that others wait for is over."""
         assert ticket.flight is not None

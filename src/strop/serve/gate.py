@@ -13,13 +13,12 @@ is valid: one that would be 400 is 503 while the model is too busy.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import orjson
 
 from strop.serve.errors import Overloaded, ServeError, too_busy
-from strop.serve.instance import rest
+from strop.serve.lull import SECONDS, Lull
 
 if TYPE_CHECKING:
     from strop.serve.batcher import Batcher
@@ -27,20 +26,17 @@ if TYPE_CHECKING:
     from strop.serve.exchange import Heads
 
 _PARTICULAR = (b'"priority"', b'"timeout"', b"\\")
-_REST = 0.001
-"""Seconds: refusals that would follow each other faster than this are given in bursts."""
 
 
 class Gate:
     """Where requests for one model and version are turned away; found by a known head."""
 
-    def __init__(self, core: Core, model: str, version: str) -> None:
+    def __init__(self, core: Core, model: str, version: str, lull: Lull) -> None:
         self._core = core
         self._model = model
         self._version = version
         self._body = orjson.dumps({"error": str(too_busy(model, 1.0))})
-        self._last = -_REST
-        self._resting = False
+        self._lull = lull
 
     def refuse(
         self, data: bytes | bytearray, begin: int, end: int, arrived: float, heads: Heads
@@ -61,10 +57,10 @@ class Gate:
             if data.find(word, begin, end) >= 0:
                 return None
         batcher.model.statistics.refuse(Overloaded.reason)
-        if arrived - self._last < _REST and not self._resting and not batcher.model.inline:
-            self._resting = True
-            asyncio.get_running_loop().call_soon(self._rest)
-        self._last = arrived
+        lull = self._lull
+        if arrived - lull.last < SECONDS and not lull.coming and not batcher.model.inline:
+            lull.begin()
+        lull.last = arrived
         wait = batcher.refusing_until - arrived
         body = self._body
         return b"%b%d\r\nRetry-After: %d\r\nRetry-After-Ms: %d\r\n\r\n%b" % (
@@ -74,15 +70,6 @@ class Gate:
             -int(-wait * 1000 // 1),
             body,
         )
-
-    def _rest(self) -> None:
-        """Let requests gather before the sockets are looked at again.
-
-        Otherwise nearly every one of them takes the core from the thread that computes, and finds
-        the caches full of the model: what a refusal costs is mostly that.
-        """
-        self._resting = False
-        rest(_REST)
 
     def _busy(self, arrived: float) -> Batcher | None:
         """The batcher, if it would refuse."""

@@ -13,6 +13,7 @@ from strop.serve.codec.limits import element_count
 from strop.serve.errors import BadRequest, TooLarge
 from strop.serve.proto import message
 from strop.serve.request import InferRequest, InferResponse
+from strop.serve.settings import LEVELS
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -53,7 +54,7 @@ def decode_request(
     parameters = {key: _plain(value) for key, value in given.parameters.items()}
     if parameters.pop("sequence_id", 0) not in (0, ""):
         raise BadRequest("sequences are not offered: every request stands for itself")
-    priority = _natural(parameters.pop("priority", 0), "priority")
+    priority = min(_natural(parameters.pop("priority", 0), "priority"), LEVELS)
     waits = [] if remaining is None else [remaining]
     if timeout := _natural(parameters.pop("timeout", 0), "timeout"):
         waits.append(timeout / 1e6)

@@ -125,11 +125,15 @@ class GrpcFront:
 
     async def _answer(self, request: Any, arrived: float, remaining: float | None) -> Any:
         size = request.ByteSize()
-        if self._in_flight and self._in_flight + size > self._limits.in_flight:
-            raise Busy("the requests in flight are too large together", retry_after=0.1)
+        try:
+            if self._in_flight and self._in_flight + size > self._limits.in_flight:
+                raise Busy("the requests in flight are too large together", retry_after=0.1)
+            decoded = decode_request(request, arrived, remaining, self._limits)
+        except ServeError as error:
+            self._core.note(error)
+            raise
         self._in_flight += size
         try:
-            decoded = decode_request(request, arrived, remaining, self._limits)
             # Cancelling the call cancels this, which takes the request back.
             return encode_response(await self._core.infer(decoded))
         finally:
@@ -328,6 +332,9 @@ class GrpcFront:
                 yield response
         except ServeError as error:
             await refuse(context, error)
+        except Exception as error:
+            log_fault(error)
+            await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
 
     def _admit(self, context: Any, access: Access) -> None:
         if access == "open" or (access == "infer" and self._guard.infer_is_open):

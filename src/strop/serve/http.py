@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from strop.serve.body import PART
 from strop.serve.codec import Limits
 from strop.serve.connection import Connection
 from strop.serve.exchange import Exchange, Heads
@@ -54,6 +55,9 @@ class Front:
         Connections beyond the limit whose clients are told so.
     draining
         Whether connections are closed as soon as what they asked is answered.
+    part
+        Bytes of a large body that the kernel may gather: what a client at the slowest rate allowed
+        sends before it would be taken for one that stopped.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Front:
         self.turned_away = 0
         self.requests = 0
         self.draining = False
+        self.part = int(min(PART, limits.slowest * limits.body_seconds)) or 1
         self.known = KnownHeads()
         self.buffer = bytearray(_WINDOW)
         self.window = memoryview(self.buffer)

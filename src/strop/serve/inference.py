@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import zlib
 from typing import TYPE_CHECKING
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 _LARGE = 64 << 10  # a body beyond it is not read for a model that does not exist
 _OFF_LOOP = 128 << 10  # bytes beyond which (de)compression would hold the event loop up
+_INFLATED = 1 << 20  # bytes beyond which they are decompressed anew, off the loop
 _COMPRESSED = 1 << 10  # an answer below it is not compressed, whatever the client accepts
 _LEAST = 2  # bytes of JSON that an element takes at the least: a digit and a comma
 
+Body = bytes | memoryview
 _Parts = list[bytes | memoryview]
 
 
@@ -31,6 +34,7 @@ class Inference:
     def __init__(self, core: Core, limits: Limits, later: Later) -> None:
         self._core = core
         self._limits = limits
+        self._quick = dataclasses.replace(limits, body=min(limits.body, _INFLATED))
         self._later = later
 
     def admit(self, exchange: Exchange, match: Match) -> None:
@@ -41,38 +45,63 @@ class Inference:
         ServeError
             When the body would not be used.
         """
-        headers, length = exchange.headers, exchange.length or 0
-        if (
-            self._limits.json < length <= self._limits.body
-            and b"inference-header-content-length" not in headers
-            and b"content-encoding" not in headers
-        ):
-            raise _too_much_json(f"the body holds {length}", self._limits)
+        length = exchange.length or 0
         # A client that waits for a word before it sends learns at once that there is no use.
-        if exchange.wants_continue:
-            if (error := self._core.refusal(match.model, match.version)) is not None:
-                raise error
-        elif length > _LARGE:
-            self._core.repository.batcher(match.model, match.version)
+        if (
+            exchange.wants_continue
+            and (error := self._core.refusal(match.model, match.version)) is not None
+        ):
+            raise error
+        try:
+            if length > _LARGE:
+                self._core.repository.batcher(match.model, match.version)
+            if (
+                self._limits.json < length <= self._limits.body
+                and b"inference-header-content-length" not in exchange.headers
+                and b"content-encoding" not in exchange.headers
+            ):
+                raise _too_much_json(f"the body holds {length}", self._limits)
+        except ServeError as refused:
+            self._core.note(refused)
+            raise
 
     def infer(self, exchange: Exchange, match: Match) -> None:
         """Decode, submit, and answer when the core does."""
         coding = exchange.headers.get(b"content-encoding")
-        if coding is None or coding == b"identity":
-            self._submit(exchange, match, exchange.body)
-        elif len(exchange.body) > _OFF_LOOP:
-            self._later(exchange, self._decompress(exchange, match, coding))
-        else:
-            body = decompress(exchange.body, coding, self._limits)
-            self._submit(exchange, match, body)
+        try:
+            if coding is None or coding == b"identity":
+                self._submit(exchange, match, exchange.body)
+            elif (body := self._decompressed(exchange.body, coding)) is not None:
+                self._submit(exchange, match, body)
+            else:
+                self._later(exchange, self._decompress(exchange, match, coding))
+        except ServeError as error:
+            self._core.note(error)
+            raise
+
+    def _decompressed(self, body: Body, coding: bytes) -> bytes | None:
+        """The content of a small body; None where that takes longer than other requests may wait.
+
+        How long it takes, its size as it was sent does not say: it may grow a thousandfold.
+        """
+        if len(body) > _OFF_LOOP:
+            return None
+        try:
+            return decompress(body, coding, self._quick)
+        except TooLarge:
+            return None
 
     async def _decompress(self, exchange: Exchange, match: Match, coding: bytes) -> None:
         loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(None, decompress, exchange.body, coding, self._limits)
-        if not exchange.gone:
-            self._submit(exchange, match, body)
+        try:
+            body = await loop.run_in_executor(None, decompress, exchange.body, coding, self._limits)
+            if not exchange.gone:
+                self._submit(exchange, match, body)
+        except ServeError as error:
+            self._core.note(error)
+            raise
 
-    def _submit(self, exchange: Exchange, match: Match, body: bytes | memoryview) -> None:
+    def _submit(self, exchange: Exchange, match: Match, body: Body) -> None:
         text = exchange.headers.get(b"inference-header-content-length")
         if text is None:
             decoded = decode(body, None, self._limits)

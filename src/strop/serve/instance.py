@@ -46,8 +46,9 @@ class Batch:
         before.
     outputs
         Those of the whole batch, None when it failed.
-    alone
-        After a failure: what each request gave by itself; None for those not wanted any more.
+    alone, seconds
+        After a failure: what each request gave by itself, None for those not wanted any more; and
+        how long that took.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Batch:
         "outputs",
         "parts",
         "rows",
+        "seconds",
         "started",
         "total",
         "wanted",
@@ -75,6 +77,7 @@ class Batch:
         self.started = self.gathered = self.ended = 0.0
         self.outputs: Outputs | None = None
         self.alone: list[Outputs | ServeError | None] = []
+        self.seconds: list[float] = []
 
     def compute(
         self, model: ServedModel, session: Session, buffers: dict[str, np.ndarray] | None
@@ -86,7 +89,7 @@ class Batch:
         """
         self.started = time.monotonic()
         if not any(map(self.wanted, range(len(self.parts)))):
-            self.alone = [None] * len(self.parts)
+            self.alone, self.seconds = [None] * len(self.parts), [0.0] * len(self.parts)
             self.gathered = self.ended = self.started
             return
         try:
@@ -102,12 +105,15 @@ class Batch:
         except Exception as error:
             self.gathered = self.gathered or time.monotonic()
             if len(self.parts) == 1:
-                self.alone = [_failed(model, error)]
+                self.alone, self.seconds = [_failed(model, error)], [0.0]
             else:
                 _log.warning(
                     "a batch of '%s' failed, its requests run alone: %s", model.name, error
                 )
-                self.alone = [self._by_itself(model, session, n) for n in range(len(self.parts))]
+                for index in range(len(self.parts)):
+                    begin = time.monotonic()
+                    self.alone.append(self._by_itself(model, session, index))
+                    self.seconds.append(time.monotonic() - begin)
         self.ended = time.monotonic()
 
     def _by_itself(
@@ -224,6 +230,7 @@ class ThreadInstance(Instance):
             if _ended.locked():
                 with contextlib.suppress(RuntimeError):  # another worker was faster
                     _ended.release()
+            del batch  # its arrays are not to be kept until the next one comes
         if self._session is None:
             session.close()
 

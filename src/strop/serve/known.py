@@ -24,6 +24,7 @@ _REPEATED = frozenset(
 )
 _EXPRESS = frozenset({b"content-length"})
 _KNOWN_HEADS = 4096  # of some 200 bytes each
+_LONGEST_HEAD = 2 << 10  # bytes; clients may send longer ones, but not have them kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class KnownHeads(dict[bytes, KnownHead]):
             and match.access != "admin"
             and exchange.headers.keys() <= _REPEATED
             and head.startswith(exchange.method)
+            and len(head) <= _LONGEST_HEAD
         ):
             if len(self) >= _KNOWN_HEADS:
                 self.clear()

@@ -158,12 +158,12 @@ _FAMILIES = (
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[ModelStatistics], Histogram]], ...] = (
     (
         "strop_request_seconds",
-        "From the first byte of a request to its answer",
+        "From the last byte of a request to its answer",
         lambda statistics: statistics.total_seconds,
     ),
     (
         "strop_queue_seconds",
-        "From the first byte of a request to the start of its batch",
+        "From the last byte of a request to the start of its batch",
         lambda statistics: statistics.queue_seconds,
     ),
     (

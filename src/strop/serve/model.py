@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from strop import engines
-from strop.bundle.layout import MODEL, SAMPLE, read_manifest, verify_files
+from strop.bundle.layout import FORMS, MODEL, SAMPLE, read_manifest, verify_files
 from strop.bundle.loader import session_spec
 from strop.bundle.sample import read_arrays, unpack
 from strop.engines import Session
@@ -352,4 +352,4 @@ def _port_config(info: TensorInfo, batched: bool) -> dict[str, Any]:
 
 
 def _form(spec: SessionSpec) -> str:
-    return "onnx" if spec.artifact.endswith(".onnx") else "openvino"
+    return FORMS.get(Path(spec.artifact).suffix.lower(), spec.engine)

@@ -40,9 +40,11 @@ class Outgoing(asyncio.BufferedProtocol):
         "_lingering",
         "_passing",
         "_paused",
+        "_read_at",
         "_reading",
         "_stuck",
         "_transport",
+        "_unsent",
         "closed",
         "front",
     )
@@ -55,9 +57,10 @@ class Outgoing(asyncio.BufferedProtocol):
         self._passing: Exchange | None = None  # the slot of a request in the express lane
         self._lingering = 0.0
         self._paused = False
-        self._stuck = 0.0
+        self._stuck = False  # the client does not read its answers
         self._eof = False
-        self._last = time.monotonic()
+        self._last = self._read_at = time.monotonic()
+        self._unsent = 0  # bytes that waited at the last look for the client to read
         # Kept by the other half:
         self._reading = False  # between a request's first byte and its last
         self._current: Exchange | None = None  # its headers are complete, its body is not
@@ -112,12 +115,12 @@ class Outgoing(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answers: read no more of its requests."""
-        self._stuck = time.monotonic()
+        self._stuck = True
         self._pause()
 
     def resume_writing(self) -> None:
         """It does again."""
-        self._stuck = 0.0
+        self._stuck = False
         self._resume()
 
     # What the rest of the front calls.
@@ -151,6 +154,10 @@ class Outgoing(asyncio.BufferedProtocol):
         if self._paused and len(exchanges) < self.front.limits.pipelined:
             self._resume()
 
+    def is_last(self, exchange: Exchange) -> bool:
+        """Whether nothing was asked after this."""
+        return not self._exchanges or self._exchanges[-1] is exchange
+
     def passed(self, text: bytes, now: float) -> None:
         """Send the answer to the request that is in the express lane."""
         if self.closed:
@@ -183,11 +190,16 @@ class Outgoing(asyncio.BufferedProtocol):
     def check(self, now: float) -> None:
         """Called once a second: end what takes too long."""
         limits = self.front.limits
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent or unsent + limits.slowest <= self._unsent:
+            self._read_at = now
+        self._unsent = unsent
         if self._lingering:
             if now > self._lingering:
                 self._transport.abort()
-        elif self._stuck:
-            if now - self._stuck > limits.write_seconds:
+        elif unsent:
+            # Also of a connection that is being closed, which waits for this as long as it takes.
+            if now - self._read_at > limits.write_seconds:
                 self._transport.abort()
         elif self._eof:
             self._abort_if_gone()

@@ -9,7 +9,8 @@ from strop import engines
 from strop.errors import InputError
 from strop.records import Dim, Placement, SessionSpec, Signature, TensorSpec
 
-_ENGINES = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "litert"}
+ENGINES = {".onnx": "onnxruntime", ".xml": "openvino", ".tflite": "litert"}
+"""What opens a file, by its suffix."""
 
 
 def plain_spec(path: Path, threads: int, streams: int) -> SessionSpec:
@@ -20,10 +21,10 @@ def plain_spec(path: Path, threads: int, streams: int) -> SessionSpec:
     InputError
         When the file is of another kind, is missing, or cannot be read as a model.
     """
-    engine = _ENGINES.get(path.suffix.lower())
+    engine = ENGINES.get(path.suffix.lower())
     if engine is None:
         raise InputError(
-            f"'{path}' is no bundle, ONNX file or OpenVINO .xml, and no .tflite",
+            f"'{path}' is no bundle, ONNX file, OpenVINO .xml or .tflite",
             hint="optimise the model with strop optimize, or export it to ONNX",
         )
     if not path.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from strop.serve.batcher import Batcher
 from strop.serve.errors import Unavailable, UnknownModel
 from strop.serve.model import ServedModel, open_model
 from strop.serve.names import is_name
+from strop.serve.plain import ENGINES
 from strop.serve.request import InferRequest
 from strop.serve.settings import ModelSettings
 from strop.serve.warmup import warm
@@ -63,7 +64,8 @@ class Repository:
         self._loop = loop
         self._entries: dict[str, _Entry] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="serve-load")
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._opening: set[Future[ServedModel]] = set()
+        self._closed = False
 
     def resolve(self, request: InferRequest) -> Batcher:
         """Whom a request goes to. The place where a rollout's router will stand.
@@ -122,6 +124,10 @@ class Repository:
         """Whether every model that is not unloaded on purpose has a version that takes requests."""
         wanted = [entry for entry in self._entries.values() if not _unloaded(entry)]
         return all(entry.newest is not None and entry.newest.ready for entry in wanted)
+
+    def opening(self) -> bool:
+        """Whether a thread is opening a model, wanted or not: it cannot be stopped in it."""
+        return bool(self._opening)
 
     def index(self) -> list[ModelState]:
         """Every version known, with its state: READY, LOADING, UNLOADING or UNAVAILABLE."""
@@ -184,17 +190,20 @@ class Repository:
         if entry is None or (version and version not in entry.states):
             raise UnknownModel(f"there is no model '{name}'" + (f" {version}" if version else ""))
         async with entry.lock:
-            leaving = [it for it in entry.batchers if not version or it == version]
+            # Those that could not be loaded, too: they are not missing any more.
+            named = [version] if version else list(entry.states)
+            leaving = [it for it in named if it in entry.batchers]
             gone = [entry.batchers.pop(it) for it in leaving]
             for it in leaving:
                 entry.mark(it, "UNLOADING")
             entry.point()
             await asyncio.gather(*(self._let_go(batcher) for batcher in gone))
-            for it in leaving:
+            for it in named:
                 entry.mark(it, "UNAVAILABLE", "unloaded")
 
     async def close(self) -> None:
         """Let every model go, answered or not; for the end of the server."""
+        self._closed = True
         batchers = self.batchers()
         for entry in self._entries.values():
             entry.batchers.clear()
@@ -202,8 +211,6 @@ class Repository:
         for batcher in batchers:
             batcher.abort(Unavailable("the server is stopping", retry_after=1.0))
             await self._let_go(batcher)
-        if self._leaving:
-            await asyncio.gather(*self._leaving, return_exceptions=True)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     async def _load(self, entry: _Entry, settings: ModelSettings, version: str | None) -> None:
@@ -213,30 +220,42 @@ class Repository:
                 raise InputError(f"'{settings.path}' holds several versions", hint="name one")
             found = {version: next(iter(found.values()))}
         replaced: list[Batcher] = []
-        for number, path in found.items():
-            before = entry.batchers.get(number)
-            if before is None:
-                entry.mark(number, "LOADING")
-            try:
-                model = await self._loop.run_in_executor(
-                    self._loader, _open_warm, entry.name, number, path, settings
-                )
-            except BaseException as error:
-                if before is None:
-                    _log.error("'%s' %s cannot be loaded: %s", entry.name, number, error)
-                    entry.mark(number, "UNAVAILABLE", "it could not be loaded")
-                raise
-            entry.batchers[number] = Batcher(model, self._loop)
-            entry.mark(number, "READY")
-            entry.point()
-            if before is not None:
-                replaced.append(before)
-        if version is None:
-            for number in entry.batchers.keys() - found.keys():
-                replaced.append(entry.batchers.pop(number))
-                entry.mark(number, "UNAVAILABLE", "no longer in the repository")
-            entry.point()
-        await asyncio.gather(*(self._let_go(batcher) for batcher in replaced))
+        try:
+            for number, path in found.items():
+                model = await self._open(entry, number, path, settings)
+                if (before := entry.batchers.get(number)) is not None:
+                    replaced.append(before)
+                entry.batchers[number] = Batcher(model, self._loop)
+                entry.mark(number, "READY")
+                entry.point()
+            if version is None:
+                for number in entry.batchers.keys() - found.keys():
+                    replaced.append(entry.batchers.pop(number))
+                    entry.mark(number, "UNAVAILABLE", "no longer in the repository")
+                entry.point()
+        finally:  # also when a later version cannot be opened
+            await asyncio.gather(*(self._let_go(batcher) for batcher in replaced))
+
+    async def _open(
+        self, entry: _Entry, number: str, path: Path, settings: ModelSettings
+    ) -> ServedModel:
+        served = number in entry.batchers
+        if not served:
+            entry.mark(number, "LOADING")
+        try:
+            work = self._loader.submit(_open_warm, entry.name, number, path, settings)
+            self._opening.add(work)
+            work.add_done_callback(self._opening.discard)
+            model = await asyncio.wrap_future(work)
+            if self._closed:
+                model.close()
+                raise Unavailable("the server is stopping", retry_after=1.0)
+            return model
+        except BaseException as error:
+            if not served:
+                _log.error("'%s' %s cannot be loaded: %s", entry.name, number, error)
+                entry.mark(number, "UNAVAILABLE", "it could not be loaded")
+            raise
 
     async def _let_go(self, batcher: Batcher) -> None:
         await batcher.drain()
@@ -287,7 +306,7 @@ def _versions(path: Path) -> dict[str, Path]:
     """The versions that a path holds, oldest first.
 
     A folder of numbered folders is a repository of versions, as Triton's are: each holds a bundle,
-    or one ``.onnx`` or ``.xml`` file.
+    or one ``.onnx``, ``.xml`` or ``.tflite`` file.
     """
     if not path.is_dir() or (path / "manifest.json").exists():
         return {"1": path}
@@ -297,9 +316,9 @@ def _versions(path: Path) -> dict[str, Path]:
         return {"1": bundle if (bundle / "manifest.json").exists() else path}
     found = {}
     for folder in sorted(numbered, key=lambda entry: int(entry.name)):
-        files = [it for it in sorted(folder.iterdir()) if it.suffix in (".onnx", ".xml")]
+        files = [it for it in sorted(folder.iterdir()) if it.suffix.lower() in ENGINES]
         if not (folder / "manifest.json").exists() and len(files) != 1:
-            raise InputError(f"'{folder}' holds no bundle and not one .onnx or .xml file")
+            raise InputError(f"'{folder}' holds no bundle and not one model: {', '.join(ENGINES)}")
         found[folder.name] = files[0] if len(files) == 1 else folder
     return found
 

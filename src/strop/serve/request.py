@@ -29,7 +29,7 @@ class InferRequest:
         `time.monotonic()` seconds (the clock of `loop.time()`) at which the client stops waiting:
         from its ``timeout`` parameter. None leaves it to the model's service-level objective.
     arrived
-        `time.monotonic()` seconds when the request's first byte was read; 0.0 is filled in on
+        `time.monotonic()` seconds when the request had been read to its end; 0.0 is filled in on
         submission.
     parameters
         Whatever else the request carried.

@@ -30,6 +30,7 @@ from strop.serve.gate import Gate
 from strop.serve.inference import Inference
 from strop.serve.later import Later
 from strop.serve.logs import Log
+from strop.serve.lull import Lull
 from strop.serve.metrics import metrics_text
 from strop.serve.model import ServedModel
 from strop.serve.names import check_name
@@ -43,6 +44,7 @@ GET = frozenset({b"GET", b"HEAD"})
 _POST = frozenset({b"POST"})
 _QUESTION = 64 << 10  # bytes of a body that holds no tensors
 _REMEMBERED = 1024  # request targets whose route is remembered
+_LONGEST = 512  # bytes of one that is
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 _NOT_OFFERED = frozenset(
     {"systemsharedmemory", "cudasharedmemory", "trace", "logging", "generate", "generate_stream"}
@@ -85,6 +87,7 @@ class Routes:
         self._live = live
         self._known: dict[bytes, Match] = {}
         self._later = Later()
+        self._lull = Lull()
         self._inference = Inference(core, limits, self._later)
 
     # What the connections call.
@@ -94,7 +97,7 @@ class Routes:
         found = self._known.get(target)
         if found is None:
             found = self._find(_segments(target))
-            if found.model and found.model not in self._names():
+            if len(target) > _LONGEST or (found.model and found.model not in self._names()):
                 return found
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -127,7 +130,7 @@ class Routes:
         """Where requests are refused while their model is too busy, for paths of inference."""
         if match.handler != self._inference.infer:
             return None
-        return Gate(self._core, match.model, match.version)
+        return Gate(self._core, match.model, match.version, self._lull)
 
     # Health, and what there is.
 

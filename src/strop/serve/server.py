@@ -264,9 +264,9 @@ async def _until_told_to_stop(config: ServerConfig, log: Log) -> int:
     # A second signal does not wait, not even for threads that compute.
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, os._exit, 1)
-    if not await server.drain() or still_computing():
-        # Some thread is still computing what nobody waits for: the interpreter would wait for it,
-        # or abort when it takes the thread's engine away.
+    if not await server.drain() or still_computing() or server.core.repository.opening():
+        # Some thread is still computing what nobody waits for, or opens a model: the interpreter
+        # would wait for it, or abort when it takes the thread's engine away.
         os._exit(0)
     return 0
 

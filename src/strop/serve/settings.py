@@ -11,6 +11,10 @@ from strop.errors import InputError
 Batching = Literal["auto", "always", "never"]
 PolicyName = Literal["deadline", "fixed"]
 
+LEVELS = 256
+"""Levels of priority. Each that is in use is a queue of its own, which shares no batch with the
+others and is looked at for every request, so clients must not make as many as they like."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
@@ -19,8 +23,8 @@ class ModelSettings:
     Attributes
     ----------
     path
-        A bundle's folder, an ONNX file, an OpenVINO ``.xml``, or a folder whose subfolders
-        ``1``, ``2`` … hold one of these each.
+        A bundle's folder, an ONNX file, an OpenVINO ``.xml``, a ``.tflite``, or a folder whose
+        subfolders ``1``, ``2`` … hold one of these each.
     max_batch
         Rows computed at once at most; 1 turns batching off.
     batching
@@ -43,7 +47,7 @@ class ModelSettings:
         Seconds within which an accepted request is to be answered; None accepts what the queue
         holds.
     default_priority
-        The level of requests that name none; 1 is the most urgent.
+        The level of requests that name none; 1 is the most urgent, `LEVELS` the least.
     max_queue, max_queue_bytes
         Bounds on the requests that wait, and on the bytes of their inputs.
     memory_limit
@@ -85,6 +89,8 @@ class ModelSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", hint="give 1 or more")
+        if self.default_priority > LEVELS:
+            raise InputError(f"default_priority is {self.default_priority}, the last is {LEVELS}")
         for name in ("slo", "hang_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -39,9 +39,11 @@ class Limits:
     header_seconds
         From the first byte of a request to the end of its headers.
     body_seconds
-        From there to the end of the body, which gets more the longer it is: see `slowest`.
+        From the first byte to the end of the body, which gets more the longer it is: see
+        `slowest`.
     slowest
-        Bytes a second that a body must make on average beyond `body_seconds`.
+        Bytes a second that a body must make on average beyond `body_seconds`, and at which an
+        answer must be read beyond `write_seconds`.
     idle_seconds
         Silence on a connection on which nothing is asked.
     write_seconds

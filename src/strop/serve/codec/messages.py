@@ -14,6 +14,7 @@ from strop.serve.codec import binary_codec, json_codec
 from strop.serve.codec.datatypes import ITEMSIZE, datatype_of_array
 from strop.serve.codec.limits import Limits, element_count
 from strop.serve.errors import BadRequest, TooLarge
+from strop.serve.settings import LEVELS
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
 _NOTHING: dict[str, Any] = {}  # read only
@@ -281,7 +282,7 @@ def _read_parameters(decoded: Decoded, given: object) -> None:
     if type(binary) is not bool:
         raise BadRequest("'binary_data_output' is neither true nor false")
     decoded.binary = binary
-    decoded.priority = _natural(given.pop("priority", 0), "priority")
+    decoded.priority = min(_natural(given.pop("priority", 0), "priority"), LEVELS)
     if timeout := _natural(given.pop("timeout", 0), "timeout"):
         decoded.timeout = timeout / 1e6
     # Clients send them as they please; nothing but a real sequence needs a server with state.
