@@ -38,7 +38,7 @@ class Entry:
 
     def options(self, folder: Path) -> list[str]:
         """Options of `strop optimize` beyond --data, --within and --budget."""
-        given: list[str] = []
+        given = [] if self.batches[0] == 1 else ["--batch", str(self.batches[0])]
         for option, value in (("--metric", self.metric), ("--preprocess", self.preprocess)):
             if value is not None:
                 given += [option, in_folder(folder, value)]
@@ -84,5 +84,26 @@ ENTRIES = (
         "2%",
         "two points of accuracy: the 850 rows that judge can prove no less unless at most 1% of "
         "answers change",
+    ),
+    Entry(
+        "power-demand",
+        "2%",
+        "two points of accuracy: 420 rows judge, and at most a few of their answers may change",
+        module="model.py:build",
+    ),
+    Entry(
+        "movielens",
+        "1%",
+        "one point of accuracy of like or dislike; a request ranks 128 films for a user",
+        batches=(128, 1024),
+        metric="metric.py:fn",
+        module="model.py:build",
+    ),
+    Entry(
+        "crepe",
+        "1%",
+        "one point of raw pitch accuracy, the share of frames within 50 cents",
+        metric="metric.py:fn",
+        module="model.py:build",
     ),
 )

@@ -3,12 +3,13 @@
     python examples/zoo/fetch.py --output ZOO
     python benchmarks/zoo/run.py --zoo ZOO --output OUT [--only NAME ...] [--budget 5m]
 
-A model goes through four steps: `stock` builds what the stock tools build, `search` runs `strop
+A model goes through five steps: `stock` builds what the stock tools build, `search` runs `strop
 optimize`, `quality` scores all of them on rows that strop was never given, `timing` times all of
-them in one run. Steps may run apart (`--steps stock search`); each leaves a file below OUT/NAME,
-and `stock` is not repeated where it has. Writes results.json and README.md beside this file;
-`--render` only writes README.md again. Exits with code 1 where a claim is contradicted or a
-delivered model is slower than the best stock result.
+them in one run, `footprint` takes their memory and size. Steps may run apart (`--steps stock
+search`); each leaves a file below OUT/NAME, and `stock` is not repeated where it has. Writes
+results.json and README.md beside this file, and the figures of docs/gallery.md; `--render` only
+writes the two pages again. Exits with code 1 where a claim is contradicted or a delivered model is
+slower than the best stock result.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import candidates
+import footprint
+import gallery
 import judging
 import table
 import timing
@@ -33,7 +36,7 @@ from entries import ENTRIES, HERE, Entry
 from strop.measure import describe
 from strop.records import Result
 
-STEPS = ("stock", "search", "quality", "timing")
+STEPS = ("stock", "search", "quality", "timing", "footprint")
 
 
 def main() -> int:
@@ -41,6 +44,7 @@ def main() -> int:
     if options.render:
         results = json.loads((HERE / "results.json").read_text())
         (HERE / "README.md").write_text(table.readme(results))
+        gallery.write(results)
         return 0
     asked = dict(text.split("=", 1) for text in options.tolerance)
     for entry in ENTRIES:
@@ -56,6 +60,8 @@ def main() -> int:
     results_path, readme_path = options.results, options.results.with_name("README.md")
     results_path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     readme_path.write_text(table.readme(results))
+    if results_path.resolve().parent == HERE:
+        gallery.write(results)
     failed = [entry["name"] for entry in results["entries"] if table.fails(entry)]
     print("claim contradicted or slower:", ", ".join(failed) or "none")
     return 1 if failed else 0
@@ -85,7 +91,7 @@ def _run(entry: Entry, zoo: Path, output: Path, options: argparse.Namespace) -> 
         candidates.build_stock(entry, zoo, output, venvs)
     if "search" in options.steps:
         _search(entry, zoo, output, options.budget)
-    if not {"quality", "timing"} & set(options.steps):
+    if not {"quality", "timing", "footprint"} & set(options.steps):
         return
     result = Result.read(output / "strop" / "result.json")
     everyone = [
@@ -108,7 +114,9 @@ def _run(entry: Entry, zoo: Path, output: Path, options: argparse.Namespace) -> 
         )
         found |= {"seconds": round(time.monotonic() - started), "load_before": load}
         _write(output / "timing.json", found)
-    document = {
+    if "footprint" in options.steps:
+        _write(output / "footprint.json", footprint.footprints(entry, zoo, everyone))
+    document: dict[str, Any] = {
         "name": entry.name,
         "reason": entry.reason,
         "within": entry.within,
@@ -159,7 +167,10 @@ def _collect(options: argparse.Namespace) -> dict[str, Any]:
         files = [folder / f"{name}.json" for name in ("entry", "quality", "timing")]
         if all(file.exists() for file in files):
             document, quality, times = (json.loads(file.read_text()) for file in files)
-            entries.append(document | {"quality": quality, "timing": times})
+            document |= {"quality": quality, "timing": times}
+            if (folder / "footprint.json").exists():
+                document["footprint"] = json.loads((folder / "footprint.json").read_text())
+            entries.append(document)
     packages = ("strop", "numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch")
     return {
         "schema": 1,

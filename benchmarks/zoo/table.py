@@ -118,7 +118,8 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
         f"- Load averages just before timing: {_loads(results['entries'])}; eager PyTorch suffers "
         "most from company.",
         "- A search starts with an empty cache and an empty ledger, as a new user's does.",
-        "- Order and defaults of strop's search were chosen on these models; see docs/search.md.",
+        "- Order and defaults of strop's search were chosen on fashion-mnist, efficientnet-lite0, "
+        "minilm, pp-ocr and magika; see docs/search.md.",
         "",
         f"{machine['cpu']}, {len(machine['cpus'])} logical CPUs granted ({isa}); "
         f"{results['date']}; {versions}. Tools in environments of their own: "

@@ -43,7 +43,7 @@ def time_all(
     tables = {}
     for batch in entry.batches:
         print(f"{entry.name}: rounds at batch {batch}", flush=True)
-        inputs = _inputs(entry, zoo, batch)
+        inputs = inputs_of(entry, zoo, batch)
         timed = screen(specs, inputs, rounds=rounds, warmup_seconds=1.5, most_alive=len(specs))
         tables[batch] = {
             name: {"seconds": found.seconds, "rounds": [float(x) for x in found.rounds]}
@@ -59,7 +59,7 @@ def time_all(
             print(f"{entry.name}: {DELIVERED} against {name}", flush=True)
             # Baselines are many times slower: half the launches bound their ratio well enough.
             count = launches if name in rivals else max(launches // 2, 3)
-            pairs[name] = _pair(specs[name], specs[DELIVERED], _inputs(entry, zoo, first), count)
+            pairs[name] = _pair(specs[name], specs[DELIVERED], inputs_of(entry, zoo, first), count)
     held = [name for name in rivals if "ratio" in pairs.get(name, {})]
     best = min(held, key=lambda name: float(pairs[name]["ratio"]), default=None)
     return {
@@ -118,7 +118,7 @@ def _pair(rival: SessionSpec, ours: SessionSpec, inputs: Any, launches: int) -> 
     }
 
 
-def _inputs(entry: Entry, zoo: Path, batch: int) -> dict[str, np.ndarray]:
+def inputs_of(entry: Entry, zoo: Path, batch: int) -> dict[str, np.ndarray]:
     """One batch of held-out rows: the first ones, which are random; alone, one of median length.
 
     Padding shows as zeros in integer inputs. A model that skips it would be flattered or slighted

@@ -24,6 +24,9 @@ ZOO = {  # name: the module beside this file whose fetch(output, cache) writes t
     "magika": "magika_files",
     "pp-ocr": "pp_ocr",
     "minilm": "minilm",
+    "power-demand": "power_demand",
+    "movielens": "movielens",
+    "crepe": "crepe_pitch",
     "light": "light",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +77,8 @@ def optimize(
     ------
     InputError
         When something that was given cannot be used.
+    TypeError
+        When there is no option of a name.
 
     Examples
     --------
@@ -82,6 +86,12 @@ def optimize(
     >>> outcome.result.status  # doctest: +SKIP
     'improved'
     """
+    known = [field.name for field in fields(Request)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean '{close[0]}'?" if close else f"it takes {', '.join(known)}"
+            raise TypeError(f"strop.optimize() has no option '{name}'; {meant}")
     return run(Request(model=model, data=data, within=within, output=output, **options))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -14,8 +15,9 @@ from pydantic import Field
 
 from strop import engines
 from strop.errors import StropError
-from strop.measure import describe, machine_noise, peaks
+from strop.measure import Watts, describe, machine_noise, meter, peaks, wattage, watts
 from strop.measure.machine import cpu_quota
+from strop.measure.rapl import obstacle
 from strop.records import Interval, Machine, Record
 from strop.search.cache import default_folder
 
@@ -23,7 +25,10 @@ _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm"}
 _NOISY = 1.05
 _SLOW_INT8 = 1.2
 _BUSY = 0.5
+_FAR = 1.5
+"""Times that an estimate of energy may be off the counters before it is warned of."""
 _LAUNCHES = 5
+_OF_EXTRA = re.compile(r"(?P<package>[\w.-]+).*;.*\bextra == [\"'](?P<extra>[\w-]+)[\"'].*")
 
 
 class EngineFound(Record):
@@ -40,6 +45,22 @@ class EngineFound(Record):
     name: str
     available: bool
     version: str = ""
+    remedy: str = ""
+
+
+class ExtraFound(Record):
+    """An extra of strop's that is no engine's: what reads other models and data, trains, serves.
+
+    Attributes
+    ----------
+    packages
+        Versions of what it brings, by distribution; those that are missing are left out.
+    remedy
+        What is missing and what installs it; empty where nothing is.
+    """
+
+    name: str
+    packages: dict[str, str]
     remedy: str = ""
 
 
@@ -88,6 +109,32 @@ class Noise(Record):
     launches: int
 
 
+class Power(Record):
+    """Watts of one busy logical CPU: what estimates of energy count, and what counters show.
+
+    Attributes
+    ----------
+    estimate, source
+        What an estimate counts, and where that comes from.
+    counters
+        By name; empty where there are none that can be read.
+    counted
+        Watts by the counters while matrix products ran, idle power included; None where there are
+        no counters, or nothing was measured.
+    idle
+        Watts by the counters while nothing ran.
+    obstacle
+        Why no counter can be used; empty where one can.
+    """
+
+    estimate: float
+    source: str
+    counters: str = ""
+    counted: float | None = None
+    idle: float | None = None
+    obstacle: str = ""
+
+
 class Diagnosis(Record):
     """What `strop doctor` prints.
 
@@ -99,6 +146,10 @@ class Diagnosis(Record):
         ``blocked``, or ``not installed``: whether OpenVINO's usage reports could be sent.
     speeds, noise
         None where they were not measured.
+    power
+        How energy is told here; None in what earlier versions wrote.
+    extras
+        Sorted by name; a missing one stands in the way of nothing else.
     warnings
         What would make results slow, doubtful or impossible, each with a way out.
     """
@@ -114,6 +165,8 @@ class Diagnosis(Record):
     speeds: Speeds | None
     noise: Noise | None
     warnings: tuple[str, ...]
+    power: Power | None = None
+    extras: tuple[ExtraFound, ...] = ()
 
 
 def diagnose(quick: bool = False, *, say: Callable[[str], None] = lambda line: None) -> Diagnosis:
@@ -157,12 +210,14 @@ def diagnose(quick: bool = False, *, say: Callable[[str], None] = lambda line: N
         noise = Noise(
             ratio=floor.ratio, detectable=floor.detectable, launches=floor.timing.launches
         )
+    power = _power(watts(machine), quick=quick)
     found = tuple(_engines())
     writable = _writable(cache)
     warnings = [
         *_about_processor(machine, cores, load),
         *_about_installation(found, cache, writable),
         *_about_measurements(speeds, noise),
+        *_about_power(power),
     ]
     return Diagnosis(
         machine=machine,
@@ -174,6 +229,8 @@ def diagnose(quick: bool = False, *, say: Callable[[str], None] = lambda line: N
         telemetry=_telemetry(),
         speeds=speeds,
         noise=noise,
+        power=power,
+        extras=tuple(_extras()),
         warnings=tuple(warnings),
     )
 
@@ -233,6 +290,34 @@ def _about_measurements(speeds: Speeds | None, noise: Noise | None) -> Iterator[
         )
 
 
+def _about_power(power: Power) -> Iterator[str]:
+    if power.counted is None:
+        return
+    factor = power.counted / power.estimate
+    if not 1 / _FAR <= factor <= _FAR:
+        yield (
+            f"{power.counters} count {power.counted:.3g} W a busy logical CPU, and an estimate of "
+            f"energy would count {power.estimate:.3g} W: where counters cannot be read on such a "
+            f"machine, pass --watts-per-core {power.counted:.3g}"
+        )
+
+
+def _power(assumed: Watts, *, quick: bool) -> Power:
+    found = meter()
+    seen = None if found is None or quick else wattage(found)
+    why = obstacle() if found is None else ""
+    if found is not None and seen is None and not quick:
+        why = f"the energy counters ({found.name}) stand still or fail"
+    return Power(
+        estimate=assumed.per_core,
+        source=assumed.source,
+        counters="" if found is None else found.name,
+        counted=None if seen is None else seen.per_core,
+        idle=None if seen is None else seen.idle,
+        obstacle=why,
+    )
+
+
 def _percent(ratio: float) -> str:
     return "any size" if math.isinf(ratio) else f"{ratio - 1:.0%}"
 
@@ -247,6 +332,22 @@ def _engines() -> Iterator[EngineFound]:
             yield EngineFound(name=name, available=False, remedy=str(error))
             continue
         yield EngineFound(name=name, available=answer.ok, version=version, remedy=answer.reason)
+
+
+def _extras() -> Iterator[ExtraFound]:
+    """By strop's own metadata, so that a new extra is in it by itself."""
+    own = {engines.get(name).extra for name in engines.names()}
+    wanted: dict[str, list[str]] = {}
+    for line in metadata.requires("strop") or ():
+        found = _OF_EXTRA.fullmatch(line)
+        if found and found["extra"] not in own and found["package"] != "strop":
+            wanted.setdefault(found["extra"], []).append(found["package"])
+    for extra, packages in sorted(wanted.items()):
+        versions = {package: _version((package,)) for package in packages}
+        missing = [package for package, version in versions.items() if not version]
+        remedy = f"no {', '.join(missing)}; run: pip install 'strop[{extra}]'" if missing else ""
+        known = {package: version for package, version in versions.items() if version}
+        yield ExtraFound(name=extra, packages=known, remedy=remedy)
 
 
 def _version(packages: tuple[str, ...]) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -39,6 +41,14 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(strop.measure, "curve", curve)
     monkeypatch.setattr(strop.measure, "pair", pair)
+
+
+def relisted(bundle: Path, name: str, content: bytes) -> None:
+    """Another file in place of one of the bundle's, with its digest in the manifest."""
+    (bundle / name).write_bytes(content)
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["files"][name] = hashlib.sha256(content).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(document))
 
 
 def statuses(found) -> dict[str, str]:
@@ -213,6 +223,44 @@ def test_a_beautified_figure_fails(make, tmp_path):
     found = verify(tmp_path / "bundle")
     assert statuses(found)["figures"] == "failed"
     assert not found.ok
+
+
+def packed(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def single() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\3\4 and nothing more",
+        single(),
+        packed(**{"outputs/y": np.zeros(3)}),
+        packed(**{"inputs/x.1": np.array([{"a": 1}], dtype=object)}),
+    ],
+    ids=["empty", "cut short", "one array", "no inputs", "a pickle"],
+)
+def test_a_sample_that_is_none_is_a_failed_check(make, tmp_path, content):
+    write(tmp_path / "bundle", make())
+    relisted(tmp_path / "bundle", "evidence/sample.npz", content)
+    found = verify(tmp_path / "bundle")
+    assert statuses(found) == {"files": "ok", "sample": "failed"}
+
+
+def test_scores_that_cannot_be_read_leave_the_claim_open(make, tmp_path, data):
+    write(tmp_path / "bundle", make(proven=True))
+    relisted(tmp_path / "bundle", "evidence/scores.npz", b"none")
+    found = verify(tmp_path / "bundle", data=data)
+    assert statuses(found)["figures"] == "failed"
+    assert statuses(found)["claim"] == "unproven"
 
 
 def test_slower_than_promised_fails(make, tmp_path, original, monkeypatch):

@@ -57,6 +57,21 @@ def test_the_server_keeps_a_rate_that_is_easy_and_not_one_that_is_not(bundle: Pa
     assert one.why
 
 
+def test_loadgens_own_words_are_kept(bundle: Path, tmp_path: Path) -> None:
+    _needs_loadgen()
+    logs = tmp_path / "logs"
+    found = bench(bundle, scenarios=["SingleStream"], min_duration=0.2, threads=1, logs=logs)
+    kept = {path.name for path in (logs / "SingleStream").iterdir()}
+    assert {"mlperf_log_summary.txt", "mlperf_log_detail.txt"} <= kept
+    assert "mlperf_log_trace.json" not in kept
+    summary = (logs / "SingleStream" / "mlperf_log_summary.txt").read_text()
+    (one,) = found.scenarios
+    assert f"Result is : {'VALID' if one.valid else 'INVALID'}" in summary
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="logs cannot be written"):
+        bench(bundle, scenarios=["SingleStream"], logs=tmp_path / "file")
+
+
 def test_examples_may_be_given(bundle: Path, examples: Path) -> None:
     _needs_loadgen()
     found = bench(bundle, examples, scenarios=["SingleStream"], min_duration=0.2, threads=1)

@@ -14,6 +14,7 @@ from strop.comparison.comparing import timed_batch
 from strop.errors import BundleError, InputError, TrustError
 from strop.proof import trinomial_upper
 from strop.records import Signature, TensorSpec
+from strop.testing import graphs, tflite
 
 Network = Callable[..., Path]
 
@@ -47,6 +48,17 @@ def test_figures_follow_from_the_outputs(network: Network, examples: Path) -> No
     distances = np.linalg.norm(outputs[1] - outputs[0], axis=1)[norms > 0] / norms[norms > 0]
     assert found.max_relative_error == pytest.approx(distances.max(), rel=1e-3)
     assert found.speedup is None and found.a_latency is None
+
+
+def test_each_side_says_what_it_came_as(network: Network, examples: Path, tmp_path: Path) -> None:
+    found = compare(network(), network(), examples, launches=0)
+    assert (found.a.kind, found.b.kind) == ("onnx", "onnx")
+    pytest.importorskip("openvino")
+    case = graphs.linear()
+    path = tflite.write(case, tmp_path / "net.tflite")
+    np.savez(tmp_path / "rows.npz", **case.inputs(16, 0))
+    found = compare(path, path, tmp_path / "rows.npz", launches=0)
+    assert (found.a.kind, found.b.kind) == ("tflite", "tflite")
 
 
 def test_a_model_beside_itself_differs_in_nothing(network: Network, examples: Path) -> None:

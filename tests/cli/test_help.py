@@ -69,7 +69,8 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
     ("arguments", "words"),
     [
         (("nothing",), "No such command"),
-        (("inspect",), "Missing argument 'model'; 'strop inspect --help' says how to call it"),
+        (("optimize", "--data", "d.npz"), "Missing argument 'MODEL...'"),
+        (("inspect",), "Missing argument 'MODEL'; 'strop inspect --help' says how to call it"),
         (("optimise", "a"), "Did you mean 'optimize'? 'strop --help' says how to call it"),
         (("compare", "a", "b"), "--data"),
         (("doctor", "--loud"), "--loud"),
@@ -77,6 +78,8 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
         (("inspect", "net.py:build"), "--trust"),
         (("verify", "missing"), "missing"),
         (("report", "missing"), "missing"),
+        (("serve", "missing", "--port", "9000"), "'missing' does not exist"),
+        (("profile", "m.onnx", "--data", "d.npz", "-o", "missing/p.html"), "no folder 'missing'"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments: tuple[str, ...], words: str) -> None:
@@ -101,3 +104,37 @@ def test_python_m_strop_is_the_command() -> None:
         [sys.executable, "-m", "strop", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == version("strop")
+
+
+def test_an_interruption_while_it_starts_is_one_line() -> None:
+    code = """
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "strop.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+import strop.cli
+strop.cli.main()
+"""
+    done = _python(code)
+    assert (done.returncode, done.stderr) == (130, "strop: interrupted\n")
+
+
+def test_a_file_that_is_closed_to_the_user_is_no_fault_of_strops() -> None:
+    code = """
+import errno
+from strop.cli import app as cli
+
+def refused(**options):
+    raise PermissionError(errno.EACCES, "Permission denied", "examples.npz")
+
+cli.app = refused
+cli.run()
+"""
+    done = _python(code)
+    assert done.returncode == 2
+    told = "strop: 'examples.npz' cannot be used: Permission denied; name another\n"
+    assert done.stderr == told

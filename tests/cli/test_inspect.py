@@ -14,6 +14,7 @@ from strop.errors import InputError, ModelError
 from strop.inspection import Inspection, inspect
 from strop.inspection.sizes import input_sizes
 from strop.records import Signature, TensorSpec
+from strop.testing import graphs, tflite
 
 Network = Callable[..., Path]
 
@@ -79,6 +80,14 @@ def test_every_engine_and_technique_has_a_verdict_with_a_reason(network: Network
     by_name = {verdict.name: verdict for verdict in found.engines}
     assert by_name["onnxruntime"].ok
     assert "module" in by_name["torch"].reason
+
+
+def test_why_nothing_is_counted_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = tflite.write(graphs.linear(), tmp_path / "net.tflite")
+    found = inspect(path, measure=False)
+    assert found.format == "tflite" and found.cost is None
+    assert any("no maintained converter" in note for note in found.notes)
 
 
 def test_the_limit_is_the_larger_of_both_sides(

@@ -29,3 +29,13 @@ def test_a_log_has_passing_remarks_only_after_a_long_silence(
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("] ", 1)[1] for line in lines] == ["race", "epoch 0.6 of 3"]
     assert lines[-1].startswith("[  31.0s]")
+
+
+def test_a_log_says_at_once_that_something_is_done(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.progress_view(600.0) as view:
+        view.say("reading the model")
+        view.say("reading the examples")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("] reading the model")

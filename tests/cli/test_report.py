@@ -52,12 +52,12 @@ def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:
 def test_steps_and_engines_are_printed_and_json_is_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     outcome = _finished(tmp_path / "out")
     done = CliRunner().invoke(app, ["report", str(outcome), "--steps", "--engines"])
     assert done.exit_code == 0, done.output
     assert "this step" in done.stdout and "its best recipe" in done.stdout
-    assert "not installed: pip install x" in " ".join(done.stdout.split())
+    assert "litert       not installed: pip install x" in done.stdout  # whole, on a line
     assert done.stdout.endswith(f"{outcome / 'report.html'}\n")
     done = CliRunner().invoke(app, ["report", str(outcome), "--json"])
     document = json.loads(done.stdout)

@@ -42,7 +42,8 @@ def test_an_untouched_bundle_has_no_failed_check(bundle: Path) -> None:
 def test_a_changed_file_is_found(bundle: Path) -> None:
     artifact = bundle / "model" / "model.onnx"
     artifact.write_bytes(artifact.read_bytes() + b"\0")
-    done = CliRunner().invoke(app, ["verify", str(bundle)])
+    # The folder that `strop optimize` was told to make does as well.
+    done = CliRunner().invoke(app, ["verify", str(bundle.parent)])
     assert done.exit_code == 1
     assert "failed" in done.stdout
     assert "model/model.onnx" in done.stdout

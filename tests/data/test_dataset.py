@@ -179,6 +179,11 @@ class TestCheck:
             "every target is 2: the data show one class only",
         ]
 
+    def test_answers_under_another_name_are_asked_for(self, arrays, signature):
+        labels = {"x": arrays["x"], "labels": arrays["target"]}
+        (told,) = self.check(labels, signature(x=("float32", "n", 4)))
+        assert "'labels'" in told and told.endswith("call it 'target'")
+
     def test_a_float_that_overflows_its_input_is_told(self, signature):
         values = np.array([[1e300], [2.0]])
         warnings = self.check({"x": values}, signature(x=("float32", "n", 1)))

@@ -229,3 +229,9 @@ def other(batch):
             self.arrays(), wanted, preprocess=lambda it: {"x": it["pixels"] / np.float32(3)}
         )
         assert other.digest != dataset.digest
+
+
+def test_a_lone_array_is_asked_for_its_name(tmp_path, signature):
+    np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
+    with pytest.raises(DataError, match=r"one array without a name; .*numpy\.savez"):
+        data.read(tmp_path / "x.npy", signature(x=("float32", "n", 2)))

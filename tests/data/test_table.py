@@ -55,7 +55,9 @@ def test_fractions_are_no_integers(write_csv, signature):
         ("x,x\n1,2\n", "two columns called 'x'"),
         ("x\n", r"a\.csv holds no examples"),
         ("", r"a\.csv holds no examples"),
-        ("a,b,c\n1,2,3\n", "input 'x' is not there: a.csv holds 'a', 'b', 'c'"),
+        ("a,b,c\n1,2,3\n", "input 'x' takes 2 columns of numbers, and a.csv holds 3 .* 'a' to 'c'"),
+        ("a,target\n1,2\n", "input 'x' is not there: a.csv holds 'a'; name .* --input x=a"),
+        ("a,b\n1,red\n", "of which 'b' holds text; call the column of right answers 'target'"),
     ],
 )
 def test_broken_tables_are_told(write_csv, signature, text, message):

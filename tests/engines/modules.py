@@ -43,3 +43,22 @@ class Counter(torch.nn.Module):
         if x.shape[0] == 0:
             raise ValueError("an empty batch makes no sense to this module")
         return self.calls
+
+
+class InPlace(torch.nn.Module):
+    """Writes into its input, as an activation in place at the front of a network does."""
+
+    def forward(self, x):
+        return torch.relu_(x)
+
+
+class Running(torch.nn.Module):
+    """Gives its input less the mean of all that it has ever seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x):
+        self.seen += x.sum(dim=0)
+        return x - self.seen

@@ -93,6 +93,12 @@ def test_a_provider_that_does_not_start_is_not_replaced_by_the_cpu(
         engines.open_session(spec_on("cuda", "onnxruntime", tmp_path))
 
 
+def test_an_onnx_runtime_that_does_not_tell_is_not_believed() -> None:
+    session = types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(NotApplicable, match="does not tell what runs on its provider CUDA"):
+        assert_used(session, "CUDAExecutionProvider")
+
+
 def test_a_provider_with_a_part_of_the_graph_is_used() -> None:
     class Session:
         def get_providers(self) -> list[str]:
@@ -133,6 +139,22 @@ def test_families_and_numbers_reach_the_providers(reports: Any) -> None:
     assert providers("cuda", "Tensorrt", tf32=False)[0] == ("TensorrtExecutionProvider", {})
     with pytest.raises(NotApplicable, match="no provider QNN for 'cuda'"):
         providers("cuda", "QNN", tf32=False)
+
+
+def test_an_option_of_another_device_is_refused_and_not_passed_over(reports: Any) -> None:
+    reports("Tensorrt", "CUDA")
+    with pytest.raises(NotApplicable, match=r"the provider CUDA is for another device.*the CPU"):
+        providers("cpu", "CUDA", tf32=False)
+    with pytest.raises(NotApplicable, match="tf32 is for another device"):
+        providers("cpu", None, tf32=True)
+    with pytest.raises(
+        NotApplicable, match="tf32 is an option of CUDA's provider, not of Tensorrt"
+    ):
+        providers("tensorrt", None, tf32=True)
+    on_npu = Placement(device="npu")
+    with pytest.raises(NotApplicable, match="an NPU computes in f16, and f32 was asked for"):
+        properties({"precision": "f32"}, on_npu)
+    assert properties({"precision": "f16"}, on_npu)
 
 
 def test_only_what_keeps_fp32_is_exact_on_a_device(reports: Any, tmp_path: Path) -> None:

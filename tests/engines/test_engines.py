@@ -1,11 +1,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from strop import engines
-from strop.errors import InputError
+from strop.errors import InputError, StropError
 from strop.records import SessionSpec
 from strop.testing import graphs
 
@@ -19,6 +20,17 @@ def test_the_three_built_in_ones_are_registered() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"'tensorrt'.*onnxruntime"):
         engines.get("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("made", "said"), [(dict, "is a dict"), (lambda: 1 / 0, "cannot be made: division by zero")]
+)
+def test_a_plug_in_that_is_no_engine_is_told_of(
+    made: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strop.plugins.find", lambda group, name: made)
+    with pytest.raises(StropError, match=f"the engine 'wrong' {said}"):
+        engines.get("wrong")
 
 
 def test_a_missing_artefact_is_named(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_convolutions_run_on_xnnpack_and_builds_are_the_same_twice(
 def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
     artifact = tmp_path / "model.pte"
     artifact.write_bytes(b"no program at all")
-    (tmp_path / "limits.json").write_text("{}")
+    (tmp_path / "limits.json").write_text('{"input.1": {"0": 64}}')
     with pytest.raises(NotApplicable, match="ExecuTorch cannot load the program"):
         ENGINE.load(artifact, graphs.linear().signature, {}, Placement())
 
@@ -133,3 +133,41 @@ def test_limits_that_are_gone_or_broken_are_told(tmp_path: Path) -> None:
         engine_module._limits(artifact)
     (tmp_path / "limits.json").write_text(json.dumps({"x": {"0": 4}}))
     assert engine_module._limits(artifact) == {"x": {0: 4}}
+
+
+@runs
+def test_limits_of_another_program_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "limits.json").write_text(json.dumps({"other": {"0": 4}}))
+    with pytest.raises(NotApplicable, match="another program's"):
+        ENGINE.load(tmp_path / "model.pte", graphs.linear().signature, {}, Placement())
+
+
+class Doubling:
+    """A program that gives twice its first input, and notes how many rows came at once."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def forward(self, tensors: list[Any]) -> list[Any]:
+        self.rows.append(len(tensors[0]))
+        return [2 * tensors[0]]
+
+
+@pytest.mark.parametrize(("second", "in_parts"), [("n", True), ("m", False)])
+def test_a_batch_goes_in_parts_only_where_all_is_rows_of_it(second: str, in_parts: bool) -> None:
+    pytest.importorskip("torch")
+
+    def spec(name: str, dim: str) -> TensorSpec:
+        return TensorSpec(name=name, dtype="float32", shape=(dim, 2))
+
+    signature = Signature(inputs=(spec("a", "n"), spec("b", second)), outputs=(spec("y", "n"),))
+    program = Doubling()
+    session = engine_module._ExecuTorchSession(program, signature, {"a": {0: 2}, "b": {0: 2}})
+    a = np.arange(10, dtype=np.float32).reshape(5, 2)
+    if in_parts:
+        np.testing.assert_array_equal(session.run({"a": a, "b": a})["y"], 2 * a)
+        assert program.rows == [2, 2, 1]
+    else:
+        with pytest.raises(InputError, match="planned for 2"):
+            session.run({"a": a, "b": a[:1]})
+        assert not program.rows

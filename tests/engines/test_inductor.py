@@ -327,6 +327,52 @@ def test_an_export_that_fixes_a_free_dimension_is_refused(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def one_input(module: str) -> tuple[Any, Any, Signature]:
+    """A module of ``modules.py`` that takes ``x`` and gives ``output``."""
+    from strop.models.module_form import ModuleForm, build
+
+    spec = TensorSpec(name="x", dtype="float32", shape=("n", 4))
+    output = spec.model_copy(update={"name": "output"})
+    form = ModuleForm(None, False, ("x",), ("output",), ("output",), "")
+    return build(f"{MODULES}:{module}"), form, Signature(inputs=(spec,), outputs=(output,))
+
+
+def test_a_module_that_writes_into_its_input_gets_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from strop.engines import inductor_compile
+
+    programs: list[Any] = []
+    monkeypatch.setattr(inductor_compile, "_compile", lambda made, *_, **__: programs.append(made))
+    module, form, signature = one_input("InPlace")
+    inductor_compile.compile_module(
+        module, form, signature, tmp_path, compiler="g++", device="cpu", freezing=True
+    )
+    x = torch.tensor([[-1.0, 2, -3, 4]])
+    assert torch.equal(programs[0].module()(x)[0], torch.tensor([[0.0, 2, 0, 4]]))
+    assert torch.equal(x, torch.tensor([[-1.0, 2, -3, 4]]))
+
+
+def test_a_module_that_keeps_what_it_has_seen_is_refused(tmp_path: Path) -> None:
+    from strop.engines.inductor_compile import compile_module
+
+    module, form, signature = one_input("Running")
+    with pytest.raises(NotApplicable, match=r"change what it keeps \(seen\)"):
+        compile_module(
+            module, form, signature, tmp_path, compiler="g++", device="cpu", freezing=True
+        )
+
+
+def test_a_compiler_with_arguments_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "ccache g++")
+    answer = engines.get("inductor").applies(graphs.linear().write(tmp_path), target())
+    assert not answer and "a program without arguments" in answer.reason
+
+
 def test_what_the_compiler_says_is_the_reason(tmp_path: Path) -> None:
     from strop.engines.inductor_compile import compile_module
     from strop.models.module_form import ModuleForm, build

@@ -1,11 +1,14 @@
 import importlib.util
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from strop import engines, models
-from strop.engines.litert import LiteRT
+from strop.engines.litert import LiteRT, _LiteRTSession
 from strop.errors import InputError, NotApplicable, StropError
 from strop.models.model import Model
 from strop.records import Placement, Signature, TensorSpec
@@ -108,6 +111,35 @@ def test_a_session_has_as_many_interpreters_as_streams(tmp_path: Path) -> None:
 
 
 @runs
+class Echo:
+    """An interpreter that answers with what it is given."""
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(arrays)
+
+
+def test_a_call_during_which_the_session_is_closed_gets_its_answer() -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("n",))
+    runner: Any = Echo()
+    session = _LiteRTSession([runner], Signature(inputs=(spec,), outputs=(spec,)))
+
+    class Closing(dict[str, np.ndarray]):
+        """Closes the session when the call first looks at its inputs."""
+
+        def get(self, name: str, default: Any = None) -> Any:
+            session.close()
+            return super().get(name, default)
+
+    found: list[Any] = []
+    arrays = Closing(x=np.ones(2, np.float32))
+    call = threading.Thread(target=lambda: found.append(session.run(arrays)), daemon=True)
+    call.start()
+    call.join(60)
+    assert [one.keys() for one in found] == [{"x"}]
+    with pytest.raises(StropError, match="closed"):
+        session.run(arrays)
+
+
 def test_a_file_of_another_border_is_refused(tmp_path: Path) -> None:
     path = tflite.write(graphs.linear(), tmp_path / "model.tflite")
     spec = TensorSpec(name="x", dtype="float32", shape=("n", 4))
@@ -141,6 +173,21 @@ def test_the_file_is_the_artefact_and_options_are_checked(tmp_path: Path) -> Non
         ENGINE.build(model, {"wings": 2}, tmp_path)
     assert LiteRT().is_exact({"xnnpack": False})
     assert not LiteRT().is_exact({"wings": 2})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+def test_a_conversion_that_nothing_was_held_against_is_refused() -> None:
+    from strop.engines.litert_convert import _check
+    from strop.errors import ModelError
+
+    class Failing:
+        def run(self, arrays: Any) -> Any:
+            raise ModelError("no such size")
+
+    runner: Any = Failing()
+    spec = TensorSpec(name="x", dtype="float32", shape=("n", 4))
+    with pytest.raises(NotApplicable, match="runs at none of the sizes"):
+        _check(runner, runner, Signature(inputs=(spec,), outputs=(spec,)), 8)
 
 
 @converts

@@ -120,6 +120,25 @@ def test_buffers_are_copied_and_failures_name_the_users_line(tmp_path: Path) -> 
         session.run({"x": np.zeros((0, 1), np.float32)})
 
 
+def test_a_module_that_writes_into_its_input_leaves_the_callers_alone(tmp_path: Path) -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("n", 2))
+    signature = Signature(inputs=(spec,), outputs=(spec.model_copy(update={"name": "output"}),))
+    form = ModuleForm(
+        spec=f"{MODULES}:InPlace",
+        live=False,
+        inputs=("x",),
+        outputs=("output",),
+        keys=("output",),
+        digest="0" * 64,
+    )
+    form.write(tmp_path / "module.json")
+    session = engines.open_session(spec_of(tmp_path / "module.json", signature))
+    x = np.array([[-1, 2]], np.float32)
+    for _ in range(3):
+        np.testing.assert_array_equal(session.run({"x": x})["output"], [[0, 2]])
+        np.testing.assert_array_equal(x, [[-1, 2]])
+
+
 def test_bfloat16_crosses_the_border_bit_for_bit(tmp_path: Path) -> None:
     import ml_dtypes
 

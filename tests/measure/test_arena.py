@@ -79,6 +79,32 @@ def test_a_session_that_fails_leaves_and_the_others_go_on(fake, inputs) -> None:
         assert np.isnan(timings["broken"].seconds) and np.isnan(timings["sound"].ratio)
 
 
+def test_a_session_is_fed_another_batch_and_compared_by_example(fake, inputs) -> None:
+    def rows(count: int) -> dict[str, np.ndarray]:
+        return {"x": np.zeros((count, 3), np.float32)}
+
+    with Arena(inputs, **QUICK) as arena:  # four examples a call
+        arena.add("first", fake(sleep=0.05))
+        assert arena.add("large", fake(sleep=0.05, largest_batch=64), None, rows(64)) is None
+        arena.round()
+        assert arena.feed("large", "small", rows(1)) is None
+        assert set(arena.round()) == {"first", "small"}
+        refused = arena.feed("small", "huge", rows(65))
+        assert isinstance(refused, ChildFailed) and arena.names == ("first",)
+        timings = arena.timings()
+        # Every call sleeps as long: 64 examples a call are sixteen times as many as four.
+        assert np.median(timings["large"].calls) >= 0.05
+        for name, times in (("large", 4 / 64), ("small", 4)):
+            figure = np.median(timings[name].calls)
+            assert timings[name].seconds == pytest.approx(figure * times)
+        assert timings["large"].ratio > 4 and timings["small"].ratio < 1
+        assert timings["huge"].error is refused
+        with pytest.raises(StropError, match="no living session"):
+            arena.feed("huge", "again", rows(1))
+        with pytest.raises(StropError, match="already holds"):
+            arena.feed("first", "large", rows(1))
+
+
 def test_screening_gives_a_row_to_every_session(fake, inputs) -> None:
     lines: list[str] = []
     specs = {"first": fake(), "slow": fake(sleep=0.05), "hangs": fake(hang_at=1), "last": fake()}

@@ -105,3 +105,9 @@ def test_machines_are_whole(rate: float, machines: int) -> None:
     # 0.1 · 1000 is not 100 in binary: a rounding error must not buy a machine.
     found = cost(Price(per_hour=1), 1000.0, rate=rate, max_utilisation=0.1)
     assert found.machines == machines
+
+
+def test_savings_are_those_of_an_inference_whatever_a_call_holds() -> None:
+    one, eight = [Usage(10, 1.0, 2.0)], [Usage(10, 1.0, 4.0)]
+    found = saving(one, eight, "original", batches=(1, 8))
+    assert found is not None and found.ratio.estimate == pytest.approx(4.0)

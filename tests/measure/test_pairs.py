@@ -41,6 +41,22 @@ def test_b_is_the_candidate_in_mirrored_quads_too(fake, inputs) -> None:
     )
 
 
+def test_sides_with_batches_of_their_own_are_compared_by_example(fake, inputs) -> None:
+    many = {"x": np.zeros((64, 3), np.float32)}
+    same = fake(sleep=0.05)
+    timing = pair(same, same, inputs, b_inputs=many, launches=1, quads=1, **QUICK)
+    assert timing.batch == 4 and timing.batches == (4, 64)
+    ((a1, b1, b2, a2),) = timing.quads[0]
+    assert min(a1, a2) >= 0.05 and min(b1, b2) >= 0.05 / 16
+    # Calls keep the seconds that they took.
+    assert timing.b_seconds[0].min() >= 0.05
+    assert np.median(timing.b_seconds[0]) / 16 == pytest.approx((b1 + b2) / 2, rel=0.5)
+    assert timing.rates[0] == pytest.approx(4 / np.median([a1, a2]))
+    assert timing.rates[1] == pytest.approx(64 / (16 * np.median([b1, b2])))
+    assert speedup(timing, "original").ratio.estimate > 4
+    assert pair(same, same, inputs, launches=0, **QUICK).batches == (4, 4)
+
+
 def test_the_one_not_timed_stands_still(fake, inputs, tmp_path) -> None:
     files = [tmp_path / "a", tmp_path / "b"]
     a, b = (fake(spans=str(file)) for file in files)

@@ -162,3 +162,15 @@ def test_descriptions_cross_and_scores_stay_in_range(name, rng):
     assert scores.shape == (30,)
     assert scores.min() >= 0
     assert scores.max() <= 1
+
+
+def test_targets_are_checked_without_their_outputs(rng):
+    few = {"y": rng.standard_normal((4, 3))}
+    Accuracy("y").check_targets(few, np.array([0, 2, 1, 2, 0]))
+    with pytest.raises(MetricError, match=r"a target is class 3, .* the classes 0 to 2"):
+        Accuracy("y").check_targets(few, np.array([0, 2, 3]))
+    with pytest.raises(MetricError, match="a target is class -1"):
+        Accuracy("y").check_targets(few, np.array([0, -1]))
+    tokens = Accuracy("y", "bounded")
+    tokens.check_targets({"y": rng.standard_normal((4, 6, 3))}, np.array([[0, -100], [2, 1]]))
+    Closeness().check_targets(few, np.array([99]))

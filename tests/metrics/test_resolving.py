@@ -49,7 +49,15 @@ def test_anything_else_without_targets_gives_closeness(outputs):
             TARGET.astype(float),
             r"float64\[n\] and outputs y: float32\[\?, 3\]; give",
         ),
-        ({"y": CLASSES}, TARGET.astype(str), r"targets text\[n\]"),
+        (
+            {"y": CLASSES},
+            TARGET / 2,
+            r"float64\[n\] and outputs y: float32\[\?, 3\]; give --metric",
+        ),
+        ({"y": CLASSES}, TARGET.astype(str), r"targets text\[n\].*number the classes"),
+        ({"y": CLASSES}, TARGET[:, None], r"class numbers int64\[n\]: target\[:, 0\], or"),
+        ({"y": CLASSES}, np.eye(3, dtype=np.float32)[TARGET], r"target\.argmax\(axis=1\)"),
+        ({"y": CLASSES}, CLASSES, r"returns a score an example"),
         ({"y": CLASSES[:, 0]}, TARGET, r"no default metric fits targets int64\[n\]"),
         ({"y": CLASSES, "z": CLASSES}, TARGET, "say which with --metric accuracy:y"),
         ({"y": np.zeros((6, 4, 3))}, np.zeros((6, 4), int), "use --metric accuracy for the share"),
@@ -97,3 +105,14 @@ def test_code_needs_trust(tmp_path):
     (tmp_path / "score.py").write_text("def f(outputs, target): return [1.0] * 6\n")
     with pytest.raises(TrustError, match=r"score\.py:f' is code"):
         resolve(f"{tmp_path}/score.py:f", {"y": CLASSES})
+
+
+def test_what_a_default_passes_over_is_told():
+    pictures = {"y": np.zeros((6, 64), np.float32)}
+    told = metrics.caveat(resolve(None, pictures), pictures)
+    assert "'y' is taken for the scores of 64 classes" in told and "closeness" in told
+    two = {"y": CLASSES, "risk": CLASSES[:, :1]}
+    told = metrics.caveat(resolve(None, two, TARGET), two)
+    assert told.endswith("'y' alone: nothing is claimed about 'risk'")
+    assert not metrics.caveat(resolve(None, {"y": CLASSES}, TARGET), {"y": CLASSES})
+    assert not metrics.caveat(resolve(None, two), two)  # closeness looks at all

@@ -5,9 +5,10 @@ import pytest
 
 from strop.errors import NotApplicable
 from strop.models import Model, graph, load, parity
-from strop.models.convert import to_openvino
+from strop.models.convert import read_network, to_openvino
 from strop.models.runner import run
 from strop.records import Signature, TensorSpec
+from strop.testing import graphs, tflite
 
 
 def test_names_types_and_numbers_survive(save, tmp_path):
@@ -34,6 +35,14 @@ def test_names_types_and_numbers_survive(save, tmp_path):
     found = compiled(list(arrays.values()))
     by_name = {name: found[i] for i, name in enumerate(model.signature.output_names)}
     assert parity(run(graph.read(model.forms["onnx"]), arrays), by_name).ok
+
+
+def test_a_comma_in_a_path_is_no_end_of_it(save, tmp_path):
+    pytest.importorskip("openvino", reason="needs the openvino extra")
+    model = load(save("g (float[N] x) => (float[N] y) { y = Relu(x) }"), workdir=tmp_path / "a,b")
+    assert to_openvino(model, tmp_path / "converted").forms.keys() == {"openvino"}
+    named = tflite.write(graphs.linear(), tmp_path / "c,d" / "net,2.tflite")
+    assert [port.get_any_name() for port in read_network(named).inputs] == ["main_input.1"]
 
 
 def test_weights_keep_their_precision(save, tmp_path):

@@ -172,6 +172,36 @@ def test_a_pickle_is_refused_and_a_function_that_opens_it_is_not(iris, tmp_path)
     np.testing.assert_array_equal(answers(model, {"x": x})["label"], estimator.predict(x))
 
 
+def test_several_answers_an_example_are_taken_as_they_are(tmp_path):
+    from sklearn.ensemble import RandomForestClassifier
+
+    x = np.random.default_rng(0).normal(size=(80, 3))
+    targets = np.stack([x[:, 0] > 0, x[:, 1] > 0.5], axis=1).astype(int)
+    forest = RandomForestClassifier(3, random_state=0).fit(x, targets)
+    model = load(forest, workdir=tmp_path / "model", examples={"x": x[:8]})
+    assert [spec.name for spec in model.signature.outputs] == ["label", "probabilities"]
+    assert model.meta["notes"] == []
+
+
+def test_one_feature_may_come_without_a_second_dimension(tmp_path):
+    from sklearn.linear_model import LinearRegression
+
+    x = np.arange(16.0)
+    line = LinearRegression().fit(x[:, None], 2 * x)
+    model = load(line, workdir=tmp_path / "model", examples={"x": x})
+    assert str(model.signature.inputs[0]) == "x: float32[?, 1]"
+
+
+def test_examples_that_the_estimator_refuses_end_in_one_line(tmp_path):
+    from sklearn.linear_model import LinearRegression
+
+    x = np.arange(16.0)[:, None]
+    line = LinearRegression().fit(x, 2 * x)
+    with pytest.raises(ModelError, match="LinearRegression fails on the examples") as caught:
+        load(line, workdir=tmp_path / "model", examples={"x": np.where(x == 3, np.nan, x)})
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_an_estimator(iris):
     from sklearn.linear_model import Ridge
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from strop.errors import InputError, ModelError, TrustError
 from strop.models import Model, load
+from strop.records import Signature
 
 RELU = "g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"
 
@@ -72,3 +75,76 @@ def test_equal_files_give_equal_digests(save, tmp_path):
 def test_something_else_is_no_model(tmp_path):
     with pytest.raises(InputError, match="not a dict"):
         load({"weights": 1}, workdir=tmp_path / "model")
+
+
+def test_a_keras_whose_safe_mode_is_none_opens_nothing(tmp_path, monkeypatch):
+    (tmp_path / "net.keras").write_bytes(b"anything")
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(__version__="3.13.1"))
+    with pytest.raises(ModelError, match=r"Keras 3\.13\.1 may run code.*keras>=3\.14"):
+        load(tmp_path / "net.keras", workdir=tmp_path / "model")
+
+
+def hostile_module(folder, **form):
+    """A sealed model whose module form names a file that tells when it is run."""
+    code = folder.parent / "code.py"
+    code.write_text("raise SystemExit('it ran')")
+    document = {"schema": 1, "spec": f"{code}:build", "live": False, "digest": "", **form}
+    document |= {"inputs": ["x"], "outputs": ["y"], "keys": ["output"]}
+    (folder / "module").mkdir(parents=True)
+    (folder / "module" / "module.json").write_text(json.dumps(document))
+    spec = {"dtype": "float32", "shape": ["n", 4]}
+    signature = {"inputs": [{"name": "x", **spec}], "outputs": [{"name": "y", **spec}]}
+    return Model.seal(folder, Signature.from_dict(signature)).path
+
+
+@pytest.mark.parametrize(
+    "plan", [[], [{"op": "weights"}], [{"op": "student", "spec": "code.py:build"}]]
+)
+def test_a_sealed_model_that_names_code_needs_trust(tmp_path, plan):
+    folder = hostile_module(tmp_path / "model", plan=plan)
+    with pytest.raises(TrustError, match=r"module\.json.*--trust"):
+        load(folder, workdir=tmp_path / "unused")
+    assert load(folder, workdir=tmp_path / "unused", trust=True).forms.keys() == {"module"}
+
+
+def test_code_in_a_plan_is_not_hidden_by_a_module_that_is_data(tmp_path):
+    plan = [{"op": "weights"}, {"op": "student", "spec": "code.py:build"}]
+    folder = hostile_module(tmp_path / "model", spec=str(tmp_path / "net.keras"), plan=plan)
+    with pytest.raises(TrustError, match="names Python code"):
+        load(folder, workdir=tmp_path / "unused")
+
+
+def test_a_module_that_is_data_needs_no_trust(tmp_path):
+    folder = hostile_module(tmp_path / "model", spec=str(tmp_path / "net.keras"))
+    assert load(folder, workdir=tmp_path / "unused").source is not None
+
+
+def test_a_sealed_model_that_names_an_exported_program_needs_trust(tmp_path):
+    folder = hostile_module(tmp_path / "model", spec=str(tmp_path / "net.pt2"))
+    with pytest.raises(TrustError, match=r"'net\.pt2' is an exported program"):
+        load(folder, workdir=tmp_path / "unused")
+
+
+def test_a_plan_that_starts_from_a_graph_is_data(tmp_path):
+    folder = hostile_module(tmp_path / "model", spec=None, plan=[{"op": "convert-onnx"}])
+    assert load(folder, workdir=tmp_path / "unused").source is None
+
+
+def test_a_link_in_a_model_directory_is_refused(save, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("the user's own")
+    folder = load(save(RELU), workdir=tmp_path / "model").path
+    (folder / "onnx" / "more.data").symlink_to(secret)
+    with pytest.raises(ModelError, match=r"symbolic link, 'onnx/more\.data'"):
+        load(folder, workdir=tmp_path / "unused")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"signature": 1, "digest": "", "meta": {}}', "[" * 100_000]
+)
+def test_a_damaged_document_ends_in_one_line(save, tmp_path, text):
+    folder = load(save(RELU), workdir=tmp_path / "model").path
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ModelError, match="not a strop model directory") as caught:
+        load(folder, workdir=tmp_path / "unused")
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,20 @@ def test_metadata_and_doc_strings_are_stripped_on_writing(make, tmp_path):
     proto.graph.input[0].doc_string = "/home/someone"
     path = onnx_file.write(proto, tmp_path / "model.onnx")
     assert b"someone" not in path.read_bytes()
+
+
+def test_a_pipe_is_no_model_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="not a plain file"):
+        onnx_file.read(tmp_path / "model.onnx")
+
+
+def test_a_large_base_of_a_module_stays_readable_where_it_is_handed_on(tmp_path):
+    from strop.models.module_writer import _linked
+
+    (tmp_path / "before").mkdir()
+    path = external(tmp_path / "before", "model.onnx.data")
+    (tmp_path / "before" / "weights.bin").rename(tmp_path / "before" / "model.onnx.data")
+    shutil.copytree(path.parent, tmp_path / "after", copy_function=_linked)
+    assert onnx_file.read(tmp_path / "after" / "model.onnx").graph.initializer
+    assert (tmp_path / "after" / "model.onnx").samefile(path), "what can be is shared"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from strop import engines
 from strop.errors import ModelError
 from strop.measure import describe
 from strop.models import load
+from strop.models.saved_model import _spec
 from strop.records import Placement, Target
 from strop.search.space import original_recipe
 
@@ -38,6 +41,21 @@ def test_the_default_signature_is_read_and_openvino_runs_it(weight, tmp_path):
     x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
     np.testing.assert_allclose(session.run({"x": x})["logits"], x @ weight, rtol=1e-4, atol=1e-5)
     session.close()
+
+
+def test_engines_that_read_onnx_say_what_would_help(weight, tmp_path):
+    model = load(write(tmp_path / "net", weight), workdir=tmp_path / "model")
+    answer = engines.get("onnxruntime").applies(model, Target(machine=describe()))
+    assert not answer and "tf2onnx" in answer.reason
+
+
+def test_unsigned_integers_have_numpys_names():
+    kind = SimpleNamespace(get_type_name=lambda: "u16")
+    shape = SimpleNamespace(rank=SimpleNamespace(is_static=False))
+    port = SimpleNamespace(
+        get_names=lambda: {"x"}, get_element_type=lambda: kind, get_partial_shape=lambda: shape
+    )
+    assert str(_spec(port)) == "x: uint16[...]"
 
 
 def test_a_custom_operator_is_named(weight, tmp_path):

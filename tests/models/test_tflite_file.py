@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,44 @@ def _refuses(path: Path) -> bool:
     except ModelError as error:
         return "\n" not in str(error)
     return False
+
+
+def shared(count: int) -> bytes:
+    """A file with one graph and one tensor, of which its two lists have `count` entries each."""
+
+    def entries(place: int, target: int) -> bytes:
+        first = place + 4
+        offsets = (target - first - 4 * number for number in range(count))
+        return struct.pack(f"<{count + 1}I", count, *offsets)
+
+    fields = struct.pack("<5H2x", 10, 12, 4, 0, 8)  # of a table: the first and the third
+    graphs = 32
+    graph = graphs + 4 + 4 * count + len(fields)
+    tensors = graph + 12
+    outputs = tensors + 4 + 4 * count
+    tensor = outputs + 8 + 4
+    return b"".join(
+        [
+            struct.pack("<I4s", 20, b"TFL3"),
+            fields,
+            struct.pack("<iII", 12, 3, 4),
+            entries(graphs, graph),
+            fields,
+            struct.pack("<iII", 12, 8, outputs - graph - 8),
+            entries(tensors, tensor),
+            struct.pack("<Ii", 1, 0),
+            struct.pack("<HHi", 4, 4, 4),
+        ]
+    )
+
+
+def test_tables_that_are_shared_without_end_are_refused_at_once(tmp_path: Path) -> None:
+    assert len(tflite_file.read(file_of(tmp_path, shared(2))).signature.outputs) == 1
+    with pytest.raises(ModelError, match="in circles"):  # of 25 million tensors in 40 kB
+        tflite_file.read(file_of(tmp_path, shared(5_000)))
+
+
+def test_a_border_that_counts_from_the_end_is_refused(tmp_path: Path) -> None:
+    content = shared(2).replace(struct.pack("<Ii", 1, 0), struct.pack("<Ii", 1, -1))
+    with pytest.raises(ModelError, match="points outside itself"):
+        tflite_file.read(file_of(tmp_path, content))

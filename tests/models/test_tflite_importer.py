@@ -9,7 +9,7 @@ import pytest
 from strop import engines, models
 from strop.errors import ModelError
 from strop.models.model import Model
-from strop.records import Placement
+from strop.records import Placement, Signature
 from strop.testing import graphs, tflite
 from strop.testing.targets import target
 from strop.testing.tflite import Operator, Tensor
@@ -172,3 +172,20 @@ def test_a_runtime_that_refuses_the_file_gives_its_reason(tmp_path: Path) -> Non
     )
     answer = engines.get("litert").applies(refused, target())
     assert answer.reason == "LiteRT refuses it"
+
+
+def test_a_type_that_cannot_be_tried_keeps_its_batch(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from strop.models import tflite_file
+    from strop.models.tflite_importer import _free_batch
+
+    facts = tflite_file.read(fixed(tmp_path, [Operator(19, ("x",), ("y",))]))
+    specs = [
+        spec.model_copy(update={"dtype": "bfloat16"})
+        for spec in (*facts.signature.inputs, *facts.signature.outputs)
+    ]
+    odd = replace(facts, signature=Signature(inputs=(specs[0],), outputs=(specs[1],)))
+    signature, batch = _free_batch(odd, {}, tmp_path / "fixed.tflite", None)
+    assert signature == odd.signature
+    assert not batch["freed"] and "bfloat16" in batch["reason"]

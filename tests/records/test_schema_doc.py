@@ -26,6 +26,7 @@ DOCUMENTED: tuple[type[Record], ...] = (
     records.Quality,
     records.Interval,
     records.Latency,
+    records.OperatingPoint,
     records.Speedup,
     records.Memory,
     records.Energy,

@@ -95,6 +95,36 @@ def test_every_rung_that_was_tried_is_told_and_the_gains_multiply() -> None:
     assert all(rung.reason == "" and rung.together == () for rung in found.rungs)
 
 
+def test_what_settings_brought_is_a_rung_of_its_own() -> None:
+    def at(recipe: Recipe, **place: int) -> Recipe:
+        return recipe.model_copy(update={"deploy": recipe.deploy.model_copy(update=place)})
+
+    untuned = made.recipe("openvino", INT8)
+    last = at(untuned, batch=16, threads=1, streams=2)
+    found = ladder(
+        delivering(
+            last,
+            trial(0, made.ORIGINAL, 1.0),
+            trial(1, made.recipe("onnxruntime", INT8), 2.0),
+            trial(2, untuned, 3.0),
+            trial(3, last, 4.5, status="chosen"),
+        ),
+        {},
+    )
+    assert found is not None
+    assert [rung.kind for rung in found.rungs] == ["original", "technique", "engine", "setting"]
+    assert [rung.trial for rung in found.rungs] == [0, 1, 2, 3]
+    setting = found.rungs[-1]
+    assert setting.name == "batch 16, 2 calls at once, 1 thread each"
+    assert setting.gain is not None and setting.gain.estimate == pytest.approx(1.5)
+    # Of the same engine, settings alone are no change of engine.
+    alone = at(made.ORIGINAL, threads=1)
+    found = ladder(delivering(alone, trial(0, made.ORIGINAL, 1.0), trial(1, alone, 1.2)), {})
+    assert found is not None and found.order == "one-engine"
+    assert [rung.kind for rung in found.rungs] == ["original", "setting"]
+    assert found.rungs[1].name == "batch 1, 1 call at a time, 1 thread"
+
+
 def test_a_step_that_was_never_tried_alone_has_no_figure_and_its_gain_is_shared() -> None:
     last = made.recipe("openvino", DISTIL, INT8)
     found = ladder(

@@ -436,3 +436,26 @@ def test_importing_the_room_is_cheap() -> None:
     code = "import sys, strop.report; print([m for m in ('torch', 'jinja2') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_metric_of_ones_own_keeps_its_files_name(tmp_path: Path) -> None:
+    base = made.improved()
+
+    def named(candidate: Candidate) -> Candidate:
+        found = {
+            key: value.model_copy(update={"metric": "score.py:iou"})
+            for key in ("search_quality", "prove_quality")
+            if (value := getattr(candidate.evidence, key)) is not None
+        }
+        evidence = candidate.evidence.model_copy(update=found)
+        return candidate.model_copy(update={"evidence": evidence})
+
+    result = made.improved(
+        original=named(base.original),
+        equivalent=named(base.equivalent),
+        delivered=named(base.delivered),
+        data=base.data.model_copy(update={"metric": "score.py:iou"}),
+    )
+    source, page = read(made.folder(tmp_path / "out", result))
+    assert "score.py:iou" in page.text and "Score.py" not in page.text
+    assert "rotate(" not in source  # nothing stands beside an axis, where numbers would hit it

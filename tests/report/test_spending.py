@@ -121,7 +121,7 @@ def test_two_kinds_never_share_a_row() -> None:
 
 def test_the_formula_stands_under_the_table() -> None:
     said = " ".join(wording.spending(spending()))
-    assert "Energy is estimated: CPU seconds × 3.5 W; CPU time at 3.5 W (given)." in said
+    assert "Energy is estimated: CPU seconds × 3.5 W (given)." in said
     assert "3.00× the energy" in said and "Cost at $0.18/h a machine: p99 as stated." in said
     measured = " ".join(wording.spending(spending(kinds=("measured",) * 3)))
     assert "RAPL package-0. Idle, the counters showed 9.00 W." in measured

@@ -30,6 +30,11 @@ _LIMITS: dict[tuple[str, str], object] = {
     ("strop.search.race", "_PATIENCE"): 3,
     ("strop.search.race", "_ROUNDS"): 3,
     ("strop.search.race", "_MORE_ROUNDS"): 2,
+    ("strop.search.race", "_TAIL_CALLS"): 20,
+    ("strop.search.operating", "_SHARE"): 0.0,
+    ("strop.search.operating", "_ROUNDS"): 2,
+    ("strop.search.operating", "_EQUIVALENTS"): 1,
+    ("strop.search.operating", "_OTHERS"): 1,
 }
 STROP = [
     sys.executable,
@@ -49,10 +54,16 @@ STROP = [
 """The command ``strop``, whose searches are short."""
 
 
-def shorten(patch: pytest.MonkeyPatch, *, patience: int | None = None) -> None:
-    """Make the searches of this process short; `patience` in trials without a better one."""
+def shorten(
+    patch: pytest.MonkeyPatch, *, patience: int | None = None, tuning: bool = False
+) -> None:
+    """Make the searches of this process short; `patience` in trials without a better one.
+
+    Batch size, threads and calls at once are only tuned where `tuning` is asked for.
+    """
     for (room, name), value in _LIMITS.items():
-        patch.setattr(import_module(room), name, value)
+        if not (tuning and name == "_SHARE"):
+            patch.setattr(import_module(room), name, value)
     if patience is not None:
         patch.setattr(import_module("strop.search.race"), "_PATIENCE", patience)
 
@@ -75,6 +86,7 @@ def settle_speed(patch: pytest.MonkeyPatch, times_faster: float) -> None:
         b: SessionSpec,
         inputs: Mapping[str, np.ndarray],
         *,
+        b_inputs: Mapping[str, np.ndarray] | None = None,
         launches: int,
         quads: int,
         conditions: Conditions = PLAIN,
@@ -90,6 +102,7 @@ def settle_speed(patch: pytest.MonkeyPatch, times_faster: float) -> None:
             a_seconds=tuple(launch[:, [0, 3]].ravel() for launch in seconds),
             b_seconds=tuple(launch[:, [1, 2]].ravel() for launch in seconds),
             batch=batch_size(inputs),
+            b_batch=batch_size(inputs if b_inputs is None else b_inputs),
             shortened=False,
             settled=True,
             concurrent=conditions.concurrent,

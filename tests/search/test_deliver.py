@@ -95,3 +95,17 @@ def test_a_near_miss_that_was_never_timed_again_is_not_said_to_have_been(place: 
     assert "#2 was taken" in missed.reason
     missed = deliver._near_miss(place, race, race.trials[0], proofs, proofs[0])
     assert missed is not None and "taken" not in missed.reason
+
+
+def test_that_nothing_was_faster_is_said_only_of_what_was_tried() -> None:
+    exact = trial(0, 1.0).model_copy(update={"equivalent": True})
+    failed = trial(1, 1.0).model_copy(update={"status": "failed", "reason": "no kernel"})
+    slower = trial(2, 0.5)
+    said = deliver._none_better
+    assert "ended before any" in said([exact, failed], "latency", finished=False)
+    assert said([exact, failed], "latency", finished=True).endswith(f"{failed.recipe}: no kernel")
+    told = said([exact, failed, slower], "latency", finished=False)
+    assert "was faster on the search examples; there was time to try 1" in told
+    assert said([exact, slower], "size", finished=True).endswith(
+        "was smaller on the search examples"
+    )

@@ -134,6 +134,7 @@ def test_a_counter_that_stands_still_for_a_round_still_counts_over_all() -> None
         rounds(0.0, 10.0, 0.0),
         rounds(20.0, 0.0, 20.0),
         kind=None,
+        batch=1,
         concurrent=False,
     )
     assert found["energy"].kind == "measured"
@@ -143,8 +144,11 @@ def test_a_counter_that_stands_still_for_a_round_still_counts_over_all() -> None
 
 def test_another_device_is_not_told_by_cpu_seconds() -> None:
     target = Target(machine=describe(), device="npu", goal="energy")
-    assert spent(target, [Usage(1, 1.0, 1.0)], kind="estimated") is None
-    assert spent(Target(machine=describe()), [Usage(1, 1.0, 1.0)], kind="estimated") is not None
+    assert spent(target, [Usage(1, 1.0, 1.0)], batch=1, kind="estimated") is None
+    assert (
+        spent(Target(machine=describe()), [Usage(1, 1.0, 1.0)], batch=1, kind="estimated")
+        is not None
+    )
 
 
 def test_a_goal_of_energy_says_how_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +163,7 @@ def test_a_goal_of_energy_says_how_it_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_watts_that_were_given_are_counted() -> None:
     target = Target(machine=describe(), watts_per_core=7.0)
-    found = spent(target, [Usage(10, 1.0, 2.0)], kind="estimated")
+    found = spent(target, [Usage(10, 1.0, 2.0)], batch=1, kind="estimated")
     assert found is not None and found.joules.estimate == pytest.approx(1.4)
     assert "given" in found.source
 

@@ -119,7 +119,7 @@ def test_a_resumed_search_needs_the_same_networks(outcome: Outcome, folder: Path
         techniques=["cleanup"],
         resume=True,
     )
-    with pytest.raises(InputError, match="others differ"):
+    with pytest.raises(InputError, match="it differs in others"):
         optimize(request)
 
 

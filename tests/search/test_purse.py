@@ -115,6 +115,7 @@ def test_how_long_training_may_take(given: dict[str, object], wanted: float) -> 
     request = Request(model="m", data="d", within="1%", output="o", **given)
     request.check()
     assert request.train_seconds == pytest.approx(wanted)
+    assert request.train_rest == (bool(wanted) and "train_budget" not in given)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +141,82 @@ def test_few_trained_steps_get_more_of_the_time_each() -> None:
     assert shares(everything) == SHARES
     assert shares(space(recipe(INT8), recipe(A), recipe(A, INT8))) == 1
     assert shares(space(recipe(INT8))) == 1
+
+
+def cut_short(purse: Purse, steps: tuple[Step, ...], seconds: float = 100.0) -> None:
+    purse.note(trial(recipe(*steps), seconds={"train": seconds}), 0.01)
+
+
+PARAMS = {"transfer": "features", "temperature": 2.0, "labels": 0.1, "rows": "all"}
+NARROW = Step(technique="distil", version=3, params={"student": "narrow-0.5", **PARAMS})
+
+
+def test_time_that_nothing_else_wants_teaches_a_student_on_that_was_cut_short() -> None:
+    purse = Purse(300.0)
+    everything = space(recipe(INT8), recipe(NARROW), recipe(NARROW, INT8), recipe(B))
+    assert not purse.taught_on(everything, 1e6).recipes
+    cut_short(purse, (NARROW,))
+    cut_short(purse, (B,), seconds=30.0)  # that one ended because it was done
+    alone, quantised = purse.taught_on(everything, 120.0).recipes
+    more = alone.steps[1]
+    assert alone == recipe(NARROW, more) and quantised == recipe(NARROW, more, INT8)
+    assert (more.technique, more.params) == (
+        "distil",
+        {"student": "same", **PARAMS, "seconds": 60.0},
+    )
+    assert not purse.taught_on(everything, 40.0).recipes, "too little to be worth it"
+
+
+def test_a_student_is_taught_on_once_and_what_follows_it_is_free() -> None:
+    purse = Purse(300.0)
+    everything = space(recipe(NARROW), recipe(NARROW, INT8))
+    cut_short(purse, (NARROW,))
+    more = purse.taught_on(everything, 120.0).recipes[0].steps[1]
+    cut_short(purse, (NARROW, more), seconds=60.0)
+    left = purse.taught_on(everything, 30.0).recipes
+    assert left == (recipe(NARROW, more), recipe(NARROW, more, INT8))
+    assert purse.taught_on(everything, 500.0).recipes == left, "not again with other seconds"
+
+
+def test_what_leaves_no_network_to_teach_is_not_taught_on() -> None:
+    purse = Purse(300.0)
+    qat = Step(technique="qat", params={})
+    cut_short(purse, (qat,))
+    cut_short(purse, (NARROW, qat), seconds=200.0)
+    both = space(recipe(qat), recipe(NARROW, qat), recipe(NARROW))
+    assert [it.steps[:-1] for it in purse.taught_on(both, 500.0).recipes] == [(NARROW,)]
+
+
+def test_only_techniques_of_the_space_teach_on() -> None:
+    purse = Purse(300.0)
+    prune = Step(technique="prune", params={"ratio": 0.5, "temperature": 4.0, "labels": 0.3})
+    cut_short(purse, (prune,))
+    assert not purse.taught_on(space(recipe(prune)), 500.0).recipes
+    (found,) = purse.taught_on(space(recipe(prune), recipe(B)), 500.0).recipes
+    assert found.steps[0] == prune and found.steps[1].params["student"] == "same"
+    assert "ratio" not in found.steps[1].params
+
+
+def test_a_student_far_outside_the_tolerance_is_not_taught_on() -> None:
+    purse = Purse(30.0)
+    lost = Interval(estimate=0.2, low=0.2, high=0.2, confidence=0.95)
+    quality = Quality(
+        metric="accuracy",
+        kind="binary",
+        role="search",
+        n=100,
+        groups=100,
+        reference=0.9,
+        candidate=0.7,
+        drop=lost,
+        lost=20,
+        won=0,
+        changed=20,
+        max_relative_error=0.0,
+    )
+    found = trial(recipe(NARROW), evidence=Evidence(search_quality=quality), seconds={"train": 9.9})
+    purse.note(found, 0.01)
+    assert not purse.taught_on(space(recipe(NARROW)), 500.0).recipes
+    other = Purse(30.0)
+    other.note(found, 0.1)
+    assert other.taught_on(space(recipe(NARROW)), 500.0).recipes

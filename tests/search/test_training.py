@@ -130,6 +130,32 @@ def test_a_students_recipes_are_trained_once_and_joined_with_the_rest(outcome: O
     assert best > outcome.result.trials[0].evidence.search_quality.candidate - 0.05
 
 
+@pytest.mark.slow
+def test_time_that_is_left_teaches_a_student_on(
+    files: Path, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch, patience=20)
+    settle_speed(monkeypatch, 1.3)
+    share(monkeypatch, pool)
+    # It would have gone on, says the purse, although it was done after seconds.
+    monkeypatch.setattr("strop.search.purse._CUT_SHORT", 0.0)
+    # However slow the machine: time has to be left when all else has been tried.
+    monkeypatch.setattr("strop.search.request.TRAIN_SHARE", 0.05)
+    given: dict[str, object] = {
+        "student": f"{files / 'net.py'}:small",
+        "techniques": ["distil"],
+    }
+    given |= {"budget": "60m", "train_budget": None}
+    found = optimize(request(files, tmp_path / "out", **given)).result.trials
+    once = next(trial for trial in found if len(trial.recipe.steps) == 1)
+    taught = [trial for trial in found if len(trial.recipe.steps) == 2]
+    assert taught and all(trial.recipe.steps[0] == once.recipe.steps[0] for trial in taught)
+    step = taught[0].recipe.steps[1]
+    assert all(trial.recipe.steps[1] == step for trial in taught), "once, whatever follows"
+    assert step.params["student"] == "same" and step.params["seconds"] > 0
+    assert sum("train" in trial.seconds for trial in taught) == 1
+
+
 def test_no_path_of_this_machine_is_told(outcome: Outcome, files: Path) -> None:
     for file in outcome.bundle.rglob("*"):
         if file.is_file():

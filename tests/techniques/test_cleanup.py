@@ -143,7 +143,7 @@ def test_a_clean_graph_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_it(proto):
+    def break_it(proto, leave_out):
         next(n for n in proto.graph.node if n.op_type == "Relu").op_type = "Neg"
         return proto
 

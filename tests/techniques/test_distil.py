@@ -163,6 +163,23 @@ def test_a_student_is_the_start_of_another_step(model, narrow, tmp_path) -> None
     assert accuracy(twice, tmp_path / "after") > 0.85
 
 
+def test_a_student_is_taught_on_for_seconds_of_its_own(model, narrow, tmp_path) -> None:
+    earlier = [Step(technique="distil", params={**PARAMS, "transfer": "attention"})]
+    params = techniques.get("distil").further(earlier, 600.0)
+    assert params == {**PARAMS, "transfer": "attention", "student": "same", "seconds": 600.0}
+    lines: list[str] = []
+    # The step's share would be too short: what counts is what the step says.
+    again = apply(
+        narrow, tmp_path / "out", teacher=model, params=params, seconds=1e-3, emit=lines.append
+    )
+    facts = again.meta["distil"]
+    assert size(again) == size(narrow) and facts["steps"] > 0
+    assert facts["earlier"] == narrow.meta["distil"], "what was told before is kept"
+    assert facts["best"] >= facts["before"] >= narrow.meta["distil"]["best"] - 1e-6
+    other = [Step(technique="qat", params={})]
+    assert techniques.get("distil").further(other, 600.0) is None
+
+
 def test_a_shallow_student_leaves_blocks_out(model, tmp_path) -> None:
     shallow = apply(model, tmp_path / "out", params={**PARAMS, "student": "shallow-0.5"})
     (op,) = ModuleForm.read(shallow.forms["module"]).plan

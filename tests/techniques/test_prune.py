@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -376,6 +377,29 @@ def test_what_the_engine_does_not_reward_is_not_trained(
     monkeypatch.setattr(prune._Pruner, "_recover", lambda *given: pytest.fail("it was trained"))
     with pytest.raises(NotApplicable, match=r"does not reward it: 50% .* 1\.01 times"):
         apply(*residual, tmp_path / "out")
+
+
+def test_a_model_that_insists_on_its_batch_is_timed_with_it(
+    residual: tuple[Model, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = residual
+    inputs = tuple(
+        spec.model_copy(update={"shape": (6, *spec.shape[1:])}) for spec in model.signature.inputs
+    )
+    fixed = dataclasses.replace(
+        model, signature=model.signature.model_copy(update={"inputs": inputs})
+    )
+    timed: list[int] = []
+
+    def speedup(before: Model, after: Model, given: Any, *_: object) -> float:
+        timed.append(len(given["x"]))
+        return 1.0
+
+    monkeypatch.setattr(prune, "rewarded_step", lambda target, folder: 8)
+    monkeypatch.setattr(prune, "speedup", speedup)
+    with pytest.raises(NotApplicable, match="does not reward it"):
+        apply(fixed, rows, tmp_path / "out")
+    assert timed == [6]
 
 
 @pytest.mark.usefixtures("rewarded")

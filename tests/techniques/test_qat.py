@@ -13,16 +13,17 @@ import torch
 
 from strop import engines
 from strop.data import Dataset
+from strop.errors import NotApplicable
 from strop.models import graph
 from strop.models.model import Model
 from strop.models.onnx_converter import form_of, to_module
 from strop.models.parity import relative_errors
 from strop.records import SessionSpec
 from strop.techniques import Context, qat
-from strop.techniques.fake_quant import ActivationStep, FakeQuantised, WeightStep
+from strop.techniques.fake_quant import ActivationStep, BiasStep, FakeQuantised, WeightStep
 from strop.techniques.folding import prepare
 from strop.techniques.onnx_view import GraphView
-from strop.techniques.qat import BOUND, QuantisationAware, disagreement
+from strop.techniques.qat import BOUND, QuantisationAware, _exported, disagreement
 from strop.techniques.quantisable import plan
 from strop.testing import graphs
 from strop.testing.targets import target
@@ -226,6 +227,28 @@ def test_step_gradients_are_those_of_the_paper() -> None:
 def test_zero_stays_exact() -> None:
     step = ActivationStep(-0.37, 1.91)
     assert step(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+def test_biases_are_rounded_to_the_unit_of_the_integer_sums() -> None:
+    unit = 0.01 * 0.5
+    rounding = BiasStep(ActivationStep(0.0, 2.55), WeightStep(np.array([0.5, 0.5]), 8))
+    bias = torch.tensor([0.0123, -0.0049], requires_grad=True)
+    found = rounding(bias)
+    assert found.tolist() == pytest.approx([2 * unit, -1 * unit])
+    found.sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_graph_that_is_not_what_is_trained_is_refused_before_training(
+    written: dict[str, tuple[Model, Dataset]],
+) -> None:
+    model, rows = written["residual"]
+    fake, _ = start(model, -3.0, 3.0)
+    form, inputs = form_of(model.signature), rows.inputs()
+    assert _exported(fake, form, inputs, BOUND)[1] <= BOUND
+    with pytest.raises(NotApplicable, match="differs from what is trained"):
+        _exported(fake, form, inputs, 0.0)
 
 
 def test_shared_ranges_are_one_step(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from strop.engines import quiet_telemetry
 from strop.errors import NotApplicable
 from strop.models import Model, graph
 from strop.models.model import Model as SealedModel
+from strop.techniques import weight_only
 from strop.techniques.weight_only import WeightOnly
 from strop.testing.techniques import TechniqueConformance
 
@@ -175,6 +176,18 @@ def test_calibrated_rounding_beats_nearest_on_the_outputs(tmp_path: Path) -> Non
         return float(((small.run(result, {"ids": ids})["y"] - answer) ** 2).mean())
 
     assert error("compensated") < 0.9 * error("nearest")
+
+
+def test_what_was_built_before_does_not_decide_what_is_built_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_only, "_recent", {})
+    # 100 is no multiple of 8: stored in one layout and not in the other.
+    model = encoder(tmp_path / "model", hidden=100)
+    fresh = narrowed(model, tmp_path / "fresh", bits=4.0, block=32)
+    monkeypatch.setattr(weight_only, "_recent", {})
+    narrowed(model, tmp_path / "other", bits=4.0, block=32, layout="standard")
+    assert narrowed(model, tmp_path / "again", bits=4.0, block=32).digest == fresh.digest
 
 
 def test_what_it_leaves_alone(tmp_path: Path) -> None:

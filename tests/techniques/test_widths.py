@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strop.errors import NotApplicable
+from strop.errors import InputError, NotApplicable
 from strop.models.model import Model
 from strop.techniques import widths
-from strop.techniques.widths import call_seconds, speedup, step_of
+from strop.techniques.widths import call_seconds, conditions, speedup, step_of
 from strop.testing import graphs
 from strop.testing.targets import target
 
@@ -49,3 +49,26 @@ def test_a_model_that_no_engine_runs_is_refused(
     model: Model = graphs.linear().write(tmp_path / "model")
     with pytest.raises(NotApplicable, match="no engine here"):
         call_seconds([model], [graphs.linear().inputs(1, 0)], target(), tmp_path)
+
+
+def test_a_plug_in_that_is_broken_does_not_end_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = widths.engines.get
+
+    def broken(name: str) -> object:
+        if name == "broken":
+            raise InputError("the engine 'broken' cannot be loaded")
+        return get(name)
+
+    monkeypatch.setattr("strop.engines.names", lambda: ("broken", "onnxruntime"))
+    monkeypatch.setattr("strop.engines.get", broken)
+    model: Model = graphs.linear().write(tmp_path / "model")
+    assert call_seconds([model], [graphs.linear().inputs(1, 0)], target(), tmp_path)[0] > 0
+
+
+def test_widths_are_measured_anew_when_an_engine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = conditions(target())
+    assert "onnxruntime=" in before
+    monkeypatch.setattr(widths, "version", lambda package: "next")
+    assert conditions(target()) != before

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from strop import engines
@@ -54,6 +55,55 @@ def test_a_folder_runs_on_each_engine_and_a_damaged_file_says_so(model: Path) ->
     assert eager.outcome == "refused" and "PyTorch module" in eager.reason
     assert str(model.parent) not in found.to_json()
     assert not found.holds, "a model that cannot be read is no parity"
+
+
+def test_a_folder_that_is_a_model_counts_as_that_alone(tmp_path: Path) -> None:
+    for name, file in (("tiny.v2", "config.json"), ("saved", "saved_model.pb")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+        (tmp_path / name / "more.onnx").write_bytes(b"")
+    given = [tmp_path / "tiny.v2", tmp_path / "saved"]
+    assert find(given) == [("tiny.v2", str(given[0])), ("saved", str(given[1]))]
+
+
+def test_a_name_with_a_colon_is_an_input_like_any_other(tmp_path: Path) -> None:
+    text = 'g (float[N, 2] "x:0") => (float[N, 2] y) { y = Relu("x:0") }'
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    (tmp_path / "relu.onnx").write_bytes(proto.SerializeToString())
+    data, folder = tmp_path / "data.npz", tmp_path / "pair"
+    np.savez(data, **{"x:0": np.ones((5, 2), np.float32), "slice:old": np.ones(5)})
+    told = matrix_jobs.reference(
+        str(tmp_path / "relu.onnx"), str(folder), str(data), 4, trust=False
+    )
+    assert told["examples"] == "data.npz"
+
+
+def test_text_travels_between_the_processes(tmp_path: Path) -> None:
+    path = tmp_path / "echo.onnx"
+    # NumPy has a parameter called `file`.
+    text = "g (string[N] file) => (string[N] y) { y = Identity(file) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    path.write_bytes(proto.SerializeToString())
+    folder = tmp_path / "pair"
+    told = matrix_jobs.reference(str(path), str(folder), None, 4, trust=False)
+    assert told["reference"] == "ONNX Runtime, basic rewrites"
+    found = matrix_jobs.check("onnxruntime", str(folder), target().to_dict(), BOUND, trust=False)
+    assert (found["outcome"], found["error"]) == ("parity", 0.0), found["reason"]
+
+
+def test_a_model_that_openvino_alone_has_read_is_run_by_it(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from strop.models import load
+    from strop.models.convert import to_openvino
+
+    read = load(model, workdir=tmp_path / "read")
+    sealed = to_openvino(read, tmp_path / "ir")
+    assert set(sealed.forms) == {"openvino"}
+    told = matrix_jobs.reference(str(sealed.path), str(tmp_path / "pair"), None, 4, trust=False)
+    assert told["reference"] == "OpenVINO, as it was read", told
+    place = str(tmp_path / "pair")
+    found = matrix_jobs.check("openvino", place, target().to_dict(), BOUND, trust=False)
+    assert found["outcome"] == "parity", found["reason"]
 
 
 def test_answers_that_differ_are_seen(model: Path, tmp_path: Path) -> None:

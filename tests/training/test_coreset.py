@@ -12,7 +12,8 @@ from strop.data import Dataset
 from strop.errors import InputError
 from strop.models.module_form import ModuleForm
 from strop.records import Signature, TensorSpec
-from strop.training.coreset import choose, coreset, hardness
+from strop.training.coreset import choose, coreset, hardness, hardness_of
+from strop.training.losses import IGNORED
 
 FORM = ModuleForm(None, True, ("x",), ("output",), ("output",), "")
 
@@ -101,6 +102,22 @@ def test_outputs_that_are_no_classes_are_covered_by_their_distance_from_the_mean
     spec = TensorSpec(name="input", dtype="float32", shape=("n", 2, 1, 1))
     rows = data.read({"input": x[:, :, None, None]}, Signature(inputs=(spec,), outputs=()))
     assert int(hardness(rows, identity, nn.Identity()).argmax()) == 7
+
+
+def test_embeddings_have_no_classes_to_be_unsure_of() -> None:
+    torch.manual_seed(0)
+    outputs = torch.randn(40, 6)
+    outputs[7] = torch.tensor([30.0, 0, 0, 0, 0, 0])  # as classes, the surest of all
+    parts = [({"y": outputs}, None)]
+    assert int(hardness_of(parts, {"y": "cosine"}).argmax()) == 7
+    assert int(hardness_of(parts).argmin()) == 7
+
+
+def test_examples_without_a_label_count_by_how_unsure_the_original_is() -> None:
+    outputs = torch.tensor([[9.0, 0.0], [0.1, 0.0], [9.0, 0.0]])
+    labels = torch.tensor([IGNORED, IGNORED, 1])
+    sure, unsure, wrong = hardness_of([({"y": outputs}, labels)])
+    assert sure < 0.01 < 0.9 < unsure < wrong
 
 
 def test_more_than_there_are_is_refused() -> None:

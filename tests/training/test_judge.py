@@ -109,6 +109,14 @@ def test_a_budget_below_one_pass_trains_on_a_coreset_of_its_size(teacher, tmp_pa
     assert np.median(hardness[chosen]) > 1.5 * np.median(hardness)
 
 
+def test_what_is_judged_by_its_own_training_examples_says_so(teacher, tmp_path) -> None:
+    given = arrays(64, 1)
+    settings = TrainSettings(epochs=2, batch=32, lr=1e-2, held_out=0.01)
+    report = run(student(), teacher, given, tmp_path, settings)
+    assert report.judged_on == "trained on" and report.judged == 64
+    assert any("judged by what it is trained on" in line for line in report.warnings)
+
+
 @pytest.mark.parametrize(("wanted", "rows"), [("random", 256), ("all", 960)])
 def test_the_same_number_at_random_and_all_of_them(teacher, tmp_path, wanted, rows) -> None:
     settings = TrainSettings(epochs=0.25, batch=32, lr=1e-2, examples=wanted)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from strop.errors import NotApplicable
 from strop.models.module_blocks import leave_out
 from strop.training.loader import Loader, hold_out, order, view
-from strop.training.losses import kind_of, labels_for, output_loss, quality_of
+from strop.training.losses import IGNORED, kind_of, labels_for, output_loss, quality_of
 from strop.training.memory import checkpoint_blocks
 from strop.training.schedule import choose_peak
 from strop.training.teacher import TeacherOutputs
@@ -109,6 +109,24 @@ def test_labels_take_their_share() -> None:
     soft = output_loss("classes", student, teacher, None, **args)
     hard = functional.cross_entropy(student, labels)
     torch.testing.assert_close(both, 0.75 * soft + 0.25 * hard)
+
+
+def test_examples_without_a_label_have_the_teacher_alone_and_are_not_judged() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(6, 4), torch.randn(6, 4)
+    none = torch.full((6,), IGNORED)
+    args = {"temperature": 2.0, "label_weight": 0.25}
+    soft = output_loss("classes", student, teacher, None, **args)
+    torch.testing.assert_close(output_loss("classes", student, teacher, none, **args), 0.75 * soft)
+    some = torch.tensor([1, IGNORED, 2, IGNORED, IGNORED, 0])
+    hard = functional.cross_entropy(student[some >= 0], some[some >= 0])
+    found = output_loss("classes", student, teacher, some, **args)
+    torch.testing.assert_close(found, 0.75 * soft + 0.25 * hard)
+    judged = quality_of("classes", student, None, some)
+    assert torch.equal(judged.isnan(), some == IGNORED)
+    tokens = torch.tensor([[0, IGNORED], [1, 0]])
+    scores = functional.one_hot(torch.tensor([[0, 1], [1, 1]]), 3).float()
+    assert quality_of("classes", scores, None, tokens).tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["classes", "cosine", "values", "probabilities"])
@@ -249,6 +267,10 @@ def test_transfer_is_nothing_between_equals_and_takes_any_width(kind) -> None:
 def test_every_rate_that_diverges_gives_none() -> None:
     assert choose_peak(lambda rate: math.nan) is None
     assert choose_peak({1.0: 5.0, 2.0: 1.0, 3.0: 4.0}.__getitem__, (1.0, 2.0, 3.0)) == 2.0
+
+
+def test_losses_below_zero_are_compared_like_any() -> None:
+    assert choose_peak({1.0: -2.0, 2.0: -1.95, 3.0: -1.0}.__getitem__, (1.0, 2.0, 3.0)) == 2.0
 
 
 def test_checkpointed_blocks_give_the_same_gradients() -> None:

@@ -54,6 +54,7 @@ def objective(folder: Path, count: int, batch: int, clock: Clock) -> Any:
     return SimpleNamespace(
         teaches=True,
         labelled=None,
+        kinds={"output": "classes"},
         cache=cache,
         answers=lambda rows: cache(rows, loader.read(rows).inputs),
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import json
 import math
 import time
 
@@ -15,6 +16,9 @@ from strop.errors import NotApplicable
 from strop.training import TrainSettings as Settings
 from strop.training import train
 from strop.training.checkpoint import load
+from strop.training.judge import Judge
+from strop.training.losses import IGNORED
+from strop.training.stepper import Stepper
 
 from .conftest import CLASSES, FORM, Net, accuracy, arrays, dataset
 
@@ -131,6 +135,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert resumed.resumed == 19
     assert same(state_of(whole), state_of(second))
     assert (resumed.best, resumed.steps) == (report.best, report.steps)
+    # Losses since the last judgement too: early stopping goes by them.
+    assert [entry[1:] for entry in resumed.history] == [entry[1:] for entry in report.history]
 
 
 def test_a_checkpoint_of_another_run_is_left_alone(teacher, tmp_path) -> None:
@@ -156,15 +162,12 @@ def test_time_is_kept_and_the_schedule_ends_within_it(teacher, tmp_path, ticking
     settings = TrainSettings(seconds=2.0, epochs=1e6, batch=64, lr=1e-3, patience=None)
     report = run(student(), teacher, arrays(2000, 1), tmp_path, settings)  # or it never ends
     assert report.steps > 20
-    progress, _ = load(tmp_path, {**settings.identity(), **_rest(report, tmp_path)}) or (None, None)
-    assert progress is None or progress.total <= report.steps + 40
+    progress, _ = load(tmp_path, _identity(tmp_path))
+    assert progress.step == report.steps and progress.total <= report.steps + 40
 
 
-def _rest(report, folder):
-    import json
-
-    document = json.loads((folder / "checkpoint" / "progress.json").read_text())
-    return {name: document["identity"][name] for name in ("seed", "data", "student")}
+def _identity(folder):
+    return json.loads((folder / "checkpoint" / "progress.json").read_text())["identity"]
 
 
 def test_a_deadline_counts_like_the_budget(teacher, tmp_path, ticking) -> None:
@@ -200,6 +203,22 @@ def test_a_budget_below_one_epoch_says_what_was_skipped(teacher, tmp_path) -> No
 def test_a_budget_of_no_use_is_refused_with_numbers(teacher, tmp_path) -> None:
     settings = TrainSettings(seconds=1e-4, batch=64)
     with pytest.raises(NotApplicable, match=r"too short to train: a step of 32 examples takes"):
+        run(student(), teacher, arrays(2000, 1), tmp_path, settings)
+
+
+def test_a_budget_that_the_plan_used_up_is_refused_too(teacher, tmp_path, monkeypatch) -> None:
+    now = 0.0
+
+    def slow(*_: object) -> float:
+        nonlocal now
+        now += 100
+        return 1e-3
+
+    monkeypatch.setattr("strop.training.clock.time.monotonic", lambda: now)
+    monkeypatch.setattr("strop.training.plan._find_rate", slow)
+    monkeypatch.setattr("strop.training.plan._pace", lambda course: 0.1)
+    settings = TrainSettings(seconds=100, batch=64)
+    with pytest.raises(NotApplicable, match="100 s are too short to train"):
         run(student(), teacher, arrays(2000, 1), tmp_path, settings)
 
 
@@ -323,6 +342,84 @@ def test_when_nothing_improves_it_stops_early_and_keeps_the_best(teacher, tmp_pa
     assert all(
         torch.equal(a, b) for a, b in zip(net.parameters(), teacher.parameters(), strict=True)
     )
+    # Killed after its last step, it has nothing left to do.
+    again = run(copy.deepcopy(teacher), teacher, arrays(600, 1, labels=False), tmp_path, settings)
+    assert (again.steps, again.history, again.stopped) == (report.steps, report.history, "early")
+
+
+def test_a_student_that_cannot_be_judged_at_first_is_bettered_by_any_that_can(
+    teacher, tmp_path, monkeypatch
+) -> None:
+    judge = Judge.__call__
+    untrained = state_of(student())
+
+    def undefined_at_first(self, net: nn.Module) -> float:
+        return math.nan if same(state_of(net), untrained) else judge(self, net)
+
+    monkeypatch.setattr(Judge, "__call__", undefined_at_first)
+    report = run(student(), teacher, arrays(2000, 1), tmp_path)
+    assert math.isnan(report.before) and report.best > 0.9
+
+
+def test_few_labels_do_their_share_and_the_teacher_the_rest(teacher, tmp_path) -> None:
+    given, test = arrays(2000, 1), arrays(500, 5)
+    given["target"][np.arange(2000) % 20 != 7] = IGNORED
+    report = run(net := student(), teacher, given, tmp_path)
+    assert report.quality == "accuracy" and report.best > 0.7
+    assert accuracy(net, test) > 0.8
+
+
+class Whole(Net):
+    """Decides in the graph, as exported classifiers do."""
+
+    def forward(self, x):
+        return super().forward(x).argmax(1)
+
+
+def test_decisions_alone_teach_nobody(tmp_path) -> None:
+    with pytest.raises(NotApplicable, match="whole numbers"):
+        run(Whole(8), Whole().eval(), arrays(600, 1, labels=False), tmp_path)
+
+
+class Fixed(Net):
+    """Takes a hundred examples at a time and nothing else; a channel of pixels to match inside."""
+
+    def forward(self, x):
+        assert len(x) == 100, "the module insists on its batch"
+        return super().forward(x)
+
+
+def test_a_module_that_insists_on_its_batch_is_never_given_another(teacher, tmp_path) -> None:
+    torch.manual_seed(1)
+    net, insists = Fixed(8), Fixed()
+    insists.load_state_dict(teacher.state_dict())
+    settings = TrainSettings(
+        epochs=8, batch=100, least_batch=100, lr=1e-2, patience=None, transfer="features"
+    )
+    judge = dataset(arrays(130, 3))
+    report = run(net, insists.eval(), arrays(730, 1), tmp_path, settings, judge=judge)
+    assert report.batch == 100 and report.best > report.before
+
+
+def test_what_is_matched_inside_counts_when_time_is_planned(tmp_path, monkeypatch) -> None:
+    def net(width: int) -> nn.Module:
+        body = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Flatten()]
+        return nn.Sequential(*body, nn.Linear(16 * width, CLASSES))
+
+    hooked = []
+    seconds = Stepper.seconds
+
+    def timed(self, rows, number):
+        hooked.append(any(part._forward_hooks for part in pupil.modules()))
+        return seconds(self, rows, number)
+
+    monkeypatch.setattr(Stepper, "seconds", timed)
+    given = {"x": np.random.default_rng(0).normal(size=(64, 1, 4, 4)).astype(np.float32)}
+    settings = TrainSettings(epochs=1, batch=16, lr=1e-3, transfer="features")
+    pupil = net(2)
+    run(pupil, net(4).eval(), given, tmp_path, settings)
+    assert hooked and all(hooked)
+    assert not any(part._forward_hooks for part in pupil.modules())
 
 
 def test_short_memory_is_met_with_smaller_parts(teacher, tmp_path) -> None:

@@ -47,6 +47,7 @@ def bench(
     threads: int | None = None,
     price: Price | None = None,
     watts_per_core: float | None = None,
+    logs: str | Path | None = None,
     reader: str | None = None,
     preprocess: str | None = None,
     renames: Mapping[str, str] | None = None,
@@ -73,13 +74,16 @@ def bench(
         Of this machine: what inferences cost on it is told as well.
     watts_per_core
         Watts of one busy logical CPU where energy is estimated; None means by the processor.
+    logs
+        A folder for LoadGen's own summary and detail logs of the runs that the results are of, in
+        a folder of its own for each scenario.
 
     Raises
     ------
     MissingExtra
         When mlcommons-loadgen is not installed.
     InputError, BundleError
-        When the bundle or the examples cannot be read.
+        When the bundle or the examples cannot be read, or the logs cannot be written.
 
     Examples
     --------
@@ -89,6 +93,7 @@ def bench(
     """
     _check(scenarios, slo, rate, min_duration, batch, threads)
     path = Path(bundle)
+    kept = None if logs is None else _folder(Path(logs))
     machine = describe()
     manifest = read_manifest(path)
     spec = session_spec(path, manifest, trust=trust, threads=threads)
@@ -146,6 +151,7 @@ def bench(
                 batch=most,
                 streams=streams,
                 trace=trace,
+                logs=None if kept is None else str(kept / scenario),
                 timeout=_PATIENCE + 20 * min_duration,
             )
             told.append(Usage(**answer["used"]))
@@ -177,6 +183,18 @@ def bench(
         notes=tuple(notes),
         machine=machine,
     )
+
+
+def _folder(logs: Path) -> Path:
+    """The folder made, before anything is measured that could not be written to it."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"LoadGen's logs cannot be written to '{logs}': {error.strerror}",
+            hint="name another folder with --logs",
+        ) from error
+    return logs.absolute()
 
 
 def _samples(

@@ -7,6 +7,7 @@ later queries are answered without work, and the run is refused at its end.
 from __future__ import annotations
 
 import queue
+import shutil
 import tempfile
 import threading
 from dataclasses import replace
@@ -19,11 +20,12 @@ import numpy as np
 from strop import engines
 from strop.benching.logs import figures, latencies
 from strop.engines import Session
-from strop.errors import MissingExtra, StropError
+from strop.errors import InputError, MissingExtra, StropError
 from strop.measure import Meter, Stopwatch, meter
 from strop.records import SessionSpec
 
 _WARM_SECONDS = 0.5
+_KEPT = ("mlperf_log_summary.txt", "mlperf_log_detail.txt", "mlperf_log_accuracy.json")
 _MOST_TRACED = 400_000
 """Queries beyond which no histogram is kept: a trace line is some 700 bytes a query."""
 
@@ -59,7 +61,12 @@ def pace(batch: int, seconds: float) -> float:
 
 
 def run(
-    scenario: str, settings: dict[str, Any], batch: int, streams: int, trace: bool
+    scenario: str,
+    settings: dict[str, Any],
+    batch: int,
+    streams: int,
+    trace: bool,
+    logs: str | None = None,
 ) -> dict[str, Any]:
     """One LoadGen run; the figures of its log, and the latencies where a trace was kept.
 
@@ -71,6 +78,8 @@ def run(
         The most examples in one call.
     streams
         Threads that call the session at once.
+    logs
+        A folder for LoadGen's own logs, in place of those of an earlier run there.
     """
     loadgen = _loadgen()
     asked = loadgen.TestSettings()
@@ -98,6 +107,8 @@ def run(
             loadgen.DestroyQSL(library)
             loadgen.DestroySUT(under_test)
             system.stop()
+        if logs is not None:
+            _keep(Path(folder), Path(logs))
         if system.error is not None:
             raise StropError(f"a call failed under load: {system.error}") from system.error
         found = figures(Path(folder))
@@ -187,6 +198,20 @@ def _loadgen() -> Any:
     except ImportError as error:
         raise MissingExtra("mlcommons-loadgen", extra="bench") from error
     return mlperf_loadgen
+
+
+def _keep(folder: Path, logs: Path) -> None:
+    """Copy what LoadGen judged the run by; the trace, a line a query, is left out."""
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        for name in _KEPT:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, logs / name)
+    except OSError as error:
+        raise InputError(
+            f"LoadGen's logs cannot be written to '{logs}': {error.strerror or error}",
+            hint="make room, or name another folder",
+        ) from error
 
 
 def _nothing() -> None:

@@ -5,9 +5,10 @@ training framework and no compiler.
 """
 
 from strop.bundle.contents import Contents
+from strop.bundle.figure import Figure
 from strop.bundle.layout import read_manifest
 from strop.bundle.loader import Bundle, load
-from strop.bundle.recompute import Figure, recompute
+from strop.bundle.recompute import recompute
 from strop.bundle.verification import Check, Verification
 from strop.bundle.verifier import verify
 from strop.bundle.writer import write

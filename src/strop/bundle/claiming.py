@@ -56,7 +56,10 @@ def _judge(
         return "unproven", "the bundle claims nothing"
     if data is None:
         return "unproven", f"{claim}: pass the data to test it here"
-    scores = read_arrays(locate(bundle.path, SCORES))
+    try:
+        scores = read_arrays(locate(bundle.path, SCORES))
+    except BundleError as error:
+        return "unproven", str(error)
     if "prove/keys" not in scores:
         return "unproven", "the bundle does not say which examples are its proof set"
     dataset = _read(bundle, data, scratch, trust)

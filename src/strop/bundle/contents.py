@@ -33,8 +33,8 @@ class Contents:
         ``prove/errors``, ``prove/changed``, ``prove/rows``, ``prove/groups``, ``prove/keys``,
         ``search/drops``, ``search/groups``.
     timings
-        Raw launches by pair name (``original/delivered``): ``batch``, and per launch ``quads``,
-        ``a_seconds``, ``b_seconds``.
+        Raw launches by pair name (``original/delivered``): ``batch`` and ``b_batch``, and per
+        launch ``quads``, ``a_seconds``, ``b_seconds``, ``a_used``, ``b_used``.
     trials
         `Trial` documents, one a line of ``evidence/trials.jsonl``.
     sample_inputs, sample_outputs

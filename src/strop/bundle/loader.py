@@ -98,7 +98,7 @@ def load(
         Whether an artefact that is code (an exported PyTorch program, a compiled library) may be
         loaded.
     threads
-        Threads of one inference; None means as many as it was measured with.
+        Threads of one inference; None means as many as it was measured with, or as there are.
     check
         Whether the model's files are held against their recorded digests first.
 
@@ -157,7 +157,8 @@ def session_spec(
         options=options,
         placement=Placement(
             device=deploy.device,
-            threads=threads or deploy.threads or _granted(),
+            # What was tuned on many cores must not crowd a machine of few.
+            threads=threads or min(deploy.threads or _granted(), _granted()),
             streams=deploy.streams,
         ),
     )

@@ -76,9 +76,11 @@ def _start(manifest: Manifest) -> list[str]:
 def _figures(manifest: Manifest) -> list[str]:
     lines = []
     for latency in manifest.evidence.latency[:1]:
+        threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
+        calls = f", {latency.streams} calls at once" if latency.streams > 1 else ""
         lines.append(
             f"- **Latency:** {latency.p50.estimate * 1e3:.3g} ms a call (median) at batch size "
-            f"{latency.batch} on {latency.threads} threads"
+            f"{latency.batch} on {threads}{calls}"
         )
     for speedup in manifest.evidence.speedups:
         ratio = speedup.ratio

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from strop.bundle.figure import Figure
 from strop.bundle.layout import SCORES, TIMINGS, locate, read_manifest
 from strop.bundle.sample import read_arrays
+from strop.bundle.spending import spending
 from strop.errors import BundleError
 from strop.proof import (
     RELATIVE_ERROR,
@@ -29,47 +30,9 @@ from strop.records import Claim, Evidence, Manifest, Quality
 
 Arrays = Mapping[str, np.ndarray]
 
-_RELATIVE = 1e-6
-"""How far figures may lie apart: libraries of other machines round sums differently."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the manifest beside the same figure computed from the evidence.
-
-    Attributes
-    ----------
-    recorded, computed
-        None where the manifest has no such figure, where the evidence does not give it.
-    reason
-        Why there is nothing computed.
-    """
-
-    name: str
-    recorded: float | None
-    computed: float | None
-    reason: str = ""
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether both are the same up to rounding; None where nothing was computed."""
-        if self.computed is None:
-            return None
-        if self.recorded is None:
-            return False
-        if math.isnan(self.recorded) or math.isnan(self.computed):
-            return math.isnan(self.recorded) and math.isnan(self.computed)
-        return math.isclose(self.recorded, self.computed, rel_tol=_RELATIVE, abs_tol=1e-9)
-
-    def __str__(self) -> str:
-        if self.computed is None:
-            return f"{self.name}: {self.reason}"
-        recorded = "nothing" if self.recorded is None else f"{self.recorded:.6g}"
-        return f"{self.name}: {recorded} recorded, {self.computed:.6g} computed"
-
 
 def recompute(path: str | Path) -> tuple[Figure, ...]:
-    """The claim, the scores it rests on and the speed-ups, computed from ``evidence/`` alone.
+    """The claim, the scores it rests on, speed-ups, energy and cost, from ``evidence/`` alone.
 
     Raises
     ------
@@ -87,6 +50,7 @@ def recompute(path: str | Path) -> tuple[Figure, ...]:
             *_quality(manifest.evidence.prove_quality, scores),
             *_claim(manifest, scores),
             *_speed(manifest.evidence, timings),
+            *spending(manifest.evidence, timings),
         )
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise BundleError(f"the evidence of '{folder}' cannot be read: {error}") from error

@@ -23,7 +23,8 @@ _TAIL = """for name, array in outputs.items():
     print(name, array.dtype, list(array.shape))
 """
 
-_ONNX = """session = ort.InferenceSession(here / "{artifact}", providers={providers})
+_ONNX = """{settings}model = here / "{artifact}"
+session = ort.InferenceSession(model, {given}providers={providers})
 names = [output.name for output in session.get_outputs()]
 outputs = dict(zip(names, session.run(names, inputs)))
 """
@@ -31,7 +32,7 @@ _OPENVINO = """model = ov.Core().compile_model(here / "{artifact}", "{device}", 
 results = model(inputs)
 outputs = {{name: results[name] for name in {names}}}
 """
-_EXPORTED = """# Loading an exported program may run code that it holds.
+_EXPORTED = """{settings}# Loading an exported program may run code that it holds.
 program = torch.export.load(here / "{artifact}").module()
 with torch.inference_mode():
     result = program(**{{name: torch.from_numpy(array) for name, array in inputs.items()}})
@@ -40,7 +41,7 @@ values = [values] if isinstance(values, torch.Tensor) else list(values)
 outputs = dict(zip({names}, (value.numpy() for value in values)))
 """
 
-_INDUCTOR = """# Loading a library runs its code, which is for the CPU that it was compiled on.
+_INDUCTOR = """{settings}# Loading a library runs its code, made for the CPU that compiled it.
 library = torch._C._aoti.AOTIModelContainerRunner{kind}(str(here / "{artifact}"), 1)
 values = library.run([torch.from_numpy(inputs[name]).to("{torch}") for name in {takes}])
 outputs = dict(zip({names}, (value.cpu().numpy() for value in values)))
@@ -101,6 +102,9 @@ def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> st
         properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
     if recipe.deploy.streams > 1:
         properties["NUM_STREAMS"] = str(recipe.deploy.streams)
+    if recipe.deploy.threads:
+        together = recipe.deploy.threads * recipe.deploy.streams
+        properties["INFERENCE_NUM_THREADS"] = str(together)
     device = recipe.deploy.device
     if device.startswith("npu"):
         properties = {}  # it computes in FP16 whatever one asks for
@@ -108,9 +112,12 @@ def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> st
     if provider := options.get("provider"):
         providers = [f"{provider}ExecutionProvider", *providers]
     batch = fixed_batch(signature)
+    settings = _settings(form, recipe)
     head = _HEAD.format(package=PACKAGES[form], imports=_IMPORTS[form])
     body = _BODIES[form].format(
         artifact=artifact,
+        settings=settings,
+        given="options, " if settings else "",
         properties=json.dumps(properties),
         names=repr(list(signature.output_names)),
         takes=repr(list(signature.input_names)),
@@ -121,3 +128,22 @@ def script(form: str, artifact: str, signature: Signature, recipe: Recipe) -> st
         kind="Cpu" if device == "cpu" else "Cuda",
     )
     return head + ("" if batch is None else _FIXED.format(batch=batch)) + body + _TAIL
+
+
+def _settings(form: str, recipe: Recipe) -> str:
+    """The lines that give a session the threads that it was measured with, where it has its own."""
+    deploy = recipe.deploy
+    spins = deploy.options.get("spinning", True)
+    if form == "onnx" and (deploy.threads or not spins):
+        lines = ["options = ort.SessionOptions()"]
+        if deploy.threads:
+            # Each caller works too, beside the helpers that all of them share.
+            helpers = 1 + (deploy.threads - 1) * deploy.streams
+            lines.append(f"options.intra_op_num_threads = {helpers}")
+        if not spins:
+            entry = 'options.add_session_config_entry("session.intra_op.allow_spinning", "0")'
+            lines.append(entry)
+        return "\n".join(lines) + "\n"
+    if form in ("exported", "inductor") and deploy.threads:
+        return f"torch.set_num_threads({deploy.threads})\n"
+    return ""

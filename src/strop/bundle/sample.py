@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from strop.errors import StropError
+from strop.errors import BundleError, StropError
 from strop.records import Signature
 
 LIMIT = 4 * 2**20
@@ -73,9 +75,19 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``; none may hold pickled objects."""
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """All arrays of an ``.npz``; none may hold pickled objects.
+
+    Raises
+    ------
+    BundleError
+        When the file is damaged, or holds something else.
+    """
+    try:
+        # NumPy leaves a file open that it opens itself and cannot read.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"the arrays of '{path.name}' cannot be read: {error}") from error
 
 
 def pack(sample: Sample) -> dict[str, np.ndarray]:
@@ -87,7 +99,13 @@ def pack(sample: Sample) -> dict[str, np.ndarray]:
 
 
 def unpack(arrays: Arrays) -> Sample:
-    """The sample that :func:`pack` has packed."""
+    """The sample that :func:`pack` has packed.
+
+    Raises
+    ------
+    BundleError
+        When there are no inputs, or they are no rows of examples.
+    """
     sides: list[dict[str, np.ndarray]] = [
         {
             name.removeprefix(f"{side}/"): array
@@ -96,6 +114,8 @@ def unpack(arrays: Arrays) -> Sample:
         }
         for side in ("inputs", "outputs")
     ]
+    if not sides[0] or any(not array.ndim or not len(array) for array in sides[0].values()):
+        raise BundleError("the sample holds no examples")
     return Sample(sides[0], sides[1])
 
 

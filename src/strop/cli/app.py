@@ -56,6 +56,8 @@ for _command in (
     app.command()(_command)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a file or folder of the user's is, rather than a fault of strop's own.
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
 
 
 def run() -> None:
@@ -76,6 +78,8 @@ def run() -> None:
         _silence(sys.stdout)  # whoever read has seen enough
         sys.exit(141)
     except OSError as error:
+        if error.errno in _CLOSED and error.filename:
+            _fail(f"'{error.filename}' cannot be used: {error.strerror}; name another", 2)
         if error.errno not in _FULL:
             raise
         _silence(sys.stdout)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from strop.benching import SCENARIOS, Bench, Histogram, ScenarioResult, bench
+from strop.cli.folders import bundle_in
 from strop.cli.numbers import duration
 from strop.cli.optimize import pairs_of
 from strop.cli.spending import how_cost, how_energy, joules, million
@@ -37,6 +38,7 @@ class Options:
     threads: int | None
     price: str | None
     watts_per_core: str | None
+    logs: Path | None
     reader: str | None
     preprocess: str | None
     inputs: list[str]
@@ -56,7 +58,7 @@ def run(options: Options, *, as_json: bool) -> int:
         chosen.append(name)
     with status() as say:
         found = bench(
-            options.bundle,
+            bundle_in(options.bundle),
             options.data,
             scenarios=chosen,
             slo=None if options.slo is None else parse_seconds(options.slo),
@@ -68,6 +70,7 @@ def run(options: Options, *, as_json: bool) -> int:
             watts_per_core=(
                 None if options.watts_per_core is None else parse_watts(options.watts_per_core)
             ),
+            logs=options.logs,
             reader=options.reader,
             preprocess=options.preprocess,
             renames=pairs_of(options.inputs, "--input", "ids=token_ids"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from strop.cli.folders import bundle_in
 from strop.cli.numbers import duration, points, ratio
 from strop.cli.optimize import confidence_of, pairs_of
 from strop.cli.status import status
@@ -39,8 +41,8 @@ def run(options: Options, *, as_json: bool) -> int:
     """Compare, print, and return the exit code."""
     with status() as say:
         found = compare(
-            options.a,
-            options.b,
+            str(bundle_in(Path(options.a))),
+            str(bundle_in(Path(options.b))),
             options.data,
             metric=options.metric,
             batch=options.batch,
@@ -69,8 +71,9 @@ def _print(found: Comparison) -> None:
         console.print(f"  {escape(line)}")
     for note in found.notes:
         console.print(f"! {escape(note)}", style="yellow")
+    examples = "1 example" if found.examples == 1 else f"{found.examples:,} examples"
     console.print(
-        f"\nA description of {found.examples:,} examples ({found.groups:,} independent), no claim: "
+        f"\nA description of {examples} ({found.groups:,} independent), no claim: "
         "whether they were used to make either model is not known here.",
         style="dim",
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from strop.cli.numbers import quantity, ratio
 from strop.cli.status import status
-from strop.diagnosis import Cores, Diagnosis, diagnose
+from strop.diagnosis import Cores, Diagnosis, Power, diagnose
 
 
 def run(*, quick: bool, as_json: bool) -> int:
@@ -40,6 +40,9 @@ def _print(found: Diagnosis) -> None:
     for engine in found.engines:
         text = f"[green]{engine.version}[/]" if engine.available else escape(engine.remedy)
         table.add_row(f"engine {engine.name}", text)
+    for extra in found.extras:
+        held = ", ".join(f"{package} {version}" for package, version in extra.packages.items())
+        table.add_row(f"extra {extra.name}", escape(extra.remedy) or f"[green]{held}[/]")
     others = [
         f"{name} {version}"
         for name, version in machine.packages.items()
@@ -57,12 +60,27 @@ def _print(found: Diagnosis) -> None:
         noise = found.noise
         seen = "" if math.isinf(noise.detectable) else f", sees {noise.detectable - 1:.1%} and more"
         table.add_row("noise", f"a model against itself: {ratio(noise.ratio)}{seen}")
+    if found.power is not None:
+        table.add_row("energy", escape(_power(found.power)))
     console.print(table)
     console.print()
     for line in found.warnings:
         console.print(f"! {escape(line)}", style="yellow")
     if not found.warnings:
         console.print("nothing stands in the way", style="green")
+
+
+def _power(power: Power) -> str:
+    estimate = f"{power.estimate:.3g} W a busy logical CPU ({power.source})"
+    if power.obstacle:
+        return f"estimated at {estimate}: {power.obstacle}"
+    if power.counted is None:
+        return f"measured by {power.counters}"
+    idle = "" if power.idle is None else f", {power.idle:.3g} W idle"
+    return (
+        f"measured by {power.counters}: {power.counted:.3g} W a busy logical CPU{idle}; an "
+        f"estimate would count {estimate}"
+    )
 
 
 def _cores(cores: Cores) -> str:

@@ -146,5 +146,10 @@ def _print_verdicts(console: Console, kind: str, verdicts: Sequence[Verdict]) ->
 
 def _choices(space: Space) -> str:
     return "; ".join(
-        f"{choice.name}: {', '.join(map(str, choice.values))}" for choice in space.choices
+        f"{choice.name}: {', '.join(map(_value, choice.values))}" for choice in space.choices
     )
+
+
+def _value(value: object) -> str:
+    """A value as people write it: 4 rather than 4.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -24,7 +24,7 @@ class Options:
     metric: str | None
     goal: str
     budget: str
-    batch: int
+    batch: int | None
     threads: int | None
     device: str
     max_memory: str | None

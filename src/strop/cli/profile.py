@@ -13,6 +13,7 @@ from rich.table import Table
 from strop.cli.numbers import duration, quantity
 from strop.cli.optimize import pairs_of
 from strop.cli.status import status
+from strop.errors import InputError
 from strop.profiling import (
     EngineProfile,
     Profile,
@@ -52,6 +53,12 @@ def run(options: Options, *, as_json: bool) -> int:
     The profile of an output folder's bundle is kept there, and shown in the folder's report.
     """
     folder = output_folder(options.model)
+    place = Path("profile.html") if folder is None else folder.path / "profile.html"
+    place = options.output or place
+    if not place.parent.is_dir():  # told now rather than after minutes
+        raise InputError(
+            f"there is no folder '{place.parent}' for the page", hint="make it, or name another"
+        )
     with status() as say:
         found = profile(
             options.model if folder is None else str(folder.bundle),
@@ -68,8 +75,7 @@ def run(options: Options, *, as_json: bool) -> int:
             trust=options.trust,
             say=say,
         )
-    place = Path("profile.html") if folder is None else folder.path / "profile.html"
-    page = write_page(found, options.output or place)
+    page = write_page(found, place)
     if folder is not None:
         keep(found, folder.path)
         write_report(folder.path)
@@ -113,7 +119,8 @@ def _print_engine(console: Console, one: EngineProfile, batch: int) -> None:
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("operator", no_wrap=True)
-    table.add_column("name", overflow="ellipsis", no_wrap=True, max_width=34)
+    # The one column that gives way on a narrow screen: rich shrinks those that may wrap first.
+    table.add_column("name", overflow="ellipsis", min_width=6, max_width=34)
     table.add_column("in", no_wrap=True)
     for title in ("time", "share", "FLOP", "bytes", "roofline"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -56,18 +56,20 @@ class _Lines:
 
     def __init__(self) -> None:
         self._start = self._written = time.monotonic()
+        self._silent = True
 
     def hear(self, event: Event) -> None:
         if line := _line(event):
             self._write(line)
 
     def say(self, line: str) -> None:
-        """A passing remark, where nothing was written for a while: a training takes minutes."""
-        if time.monotonic() - self._written >= _QUIET_SECONDS:
+        """A passing remark: the first of all, and where nothing was written for a while."""
+        if self._silent or time.monotonic() - self._written >= _QUIET_SECONDS:
             self._write(line)
 
     def _write(self, line: str) -> None:
         self._written = time.monotonic()
+        self._silent = False
         sys.stderr.write(f"[{self._written - self._start:6.1f}s] {line}\n")
         sys.stderr.flush()
 
@@ -100,7 +102,9 @@ class _LiveTable:
         elif isinstance(event, TrialStarted):
             self._running = f"#{event.number} {event.recipe_text}"
         elif isinstance(event, TrialFinished):
-            self._trials.append(event.trial)
+            # A later event of one number replaces the trial, as one that breaks a limit after all.
+            kept = [trial for trial in self._trials if trial.number != event.trial.number]
+            self._trials = [*kept, event.trial]
         elif isinstance(event, BestChanged):
             self._best = f"#{event.number} {event.recipe_text}"
         elif isinstance(event, ProofFinished):

@@ -73,20 +73,29 @@ def _print_engines(console: Console, found: Breakdown) -> None:
         console.print(escape(sentence))
     table = Table(box=None, pad_edge=False)
     table.add_column("engine", no_wrap=True)
-    table.add_column("its best recipe, or why it has none", overflow="fold")
     for title in ("times as fast", "same outputs", "lost", "file"):
         table.add_column(title, justify="right", no_wrap=True)
+    # What is long stands in a table of its own: beside the figures, 80 columns leave it no room.
+    recipes = Table(box=None, pad_edge=False)
+    recipes.add_column("engine", no_wrap=True)
+    recipes.add_column("its best recipe, or why it has none", overflow="fold")
     for row in found.engines:
+        name = escape(row.engine)
+        name = f"[bold]{name}[/]" if row.status == "delivered" else name
+        recipes.add_row(name, _told(row))
+        if row.speed is None and row.file is None:
+            continue
         table.add_row(
-            f"[bold]{escape(row.engine)}[/]" if row.status == "delivered" else escape(row.engine),
-            _told(row),
+            name,
             _times(row.speed),
             NONE if row.plain is None else ratio(row.plain.estimate),
             NONE if row.drop is None else f"{row.drop.estimate:.4f}",
             size(row.file),
         )
     console.print(table)
-    console.print(f"[dim]times as fast as {escape(found.against)}, as the search saw it[/]\n")
+    console.print(f"[dim]times as fast as {escape(found.against)}, as the search saw it[/]")
+    console.print(recipes)
+    console.print()
 
 
 def _told(row: EngineRow) -> str:

@@ -56,7 +56,7 @@ def at_rate(found: Cost) -> str:
 def how_energy(found: Energy) -> str:
     """The sentence that goes with energy figures: the formula, and what it rests on."""
     idle = "" if found.idle_watts is None else f"; idle, it showed {found.idle_watts:.3g} W"
-    return f"energy {found.kind}: {found.formula}; {found.source}{idle}"
+    return f"energy {found.kind}: {found.grounds}{idle}"
 
 
 def how_cost(found: Cost) -> str:

@@ -39,6 +39,8 @@ def print_verdict(outcome: Outcome) -> None:
         console.print(f"{_interval(found.ratio)} the speed of the {found.against}, {against}")
     for saved in result.delivered.evidence.savings:
         console.print(_saving(saved))
+    if result.operation:
+        console.print(result.operation, markup=False)
     for line in _grounds(result):
         console.print(line, style="dim")
     console.print()
@@ -139,4 +141,6 @@ def _quality(candidate: Candidate, result: Result) -> str:
 def _bytes(candidate: Candidate, what: str) -> str:
     memory = candidate.evidence.memory
     value = getattr(memory, what) if memory else None
-    return f"{value / 1e6:.1f} MB" if value else "–"
+    if not value:
+        return "–"
+    return f"{value / 1e6:.1f} MB" if value >= 1e5 else quantity(value, "B")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from strop.bundle import Verification, verify
+from strop.cli.folders import bundle_in
 from strop.cli.status import status
 
 _STYLES = {"ok": "green", "failed": "bold red", "unproven": "yellow"}
@@ -27,7 +28,12 @@ def run(
     """Verify, print, and return the exit code: 0 all hold, 3 something is unproven, 1 failed."""
     with status() as say:
         found = verify(
-            bundle, data=data, original=original, trust=trust, launches=launches, emit=say
+            bundle_in(bundle),
+            data=data,
+            original=original,
+            trust=trust,
+            launches=launches,
+            emit=say,
         )
     if as_json:
         sys.stdout.write(found.to_json(indent=1) + "\n")

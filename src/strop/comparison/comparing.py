@@ -55,9 +55,10 @@ def compare(
     Parameters
     ----------
     a, b
-        Paths of ONNX files or bundles, ``"file.py:callable"`` with ``trust=True``, or modules. A
-        bundle runs on its own engine, a plain model in its native runtime: ONNX Runtime, or eager
-        PyTorch for modules. `a` is the reference of metrics that need one.
+        Models as :func:`strop.optimize` takes them, or paths of bundles. A bundle runs on its own
+        engine, a plain model in its native runtime: ONNX Runtime, eager PyTorch for modules,
+        LiteRT for ``.tflite``, OpenVINO for SavedModels. `a` is the reference of metrics that need
+        one.
     data
         Path of the examples, or a mapping of arrays; all of them are scored.
     metric
@@ -128,7 +129,8 @@ def compare(
             say("reading the examples")
             dataset = _read(request, first.spec.signature, folder)
             notes += datasets.check(dataset, first.spec.signature)
-            chosen, names = _resolve(request, dataset, first, second, pool)
+            chosen, names, note = _resolve(request, dataset, first, second, pool)
+            notes += [note] if note else []
             if clock is not None:
                 whole = dataset
                 left = clock.race_left if launches else clock.left
@@ -231,8 +233,8 @@ def _read(request: Request, signature: Signature, folder: Path) -> Dataset:
 
 def _resolve(
     request: Request, dataset: Dataset, first: Opened, second: Opened, pool: Pool
-) -> tuple[Metric, tuple[str, ...]]:
-    """The metric, and the names of the outputs that it may look at."""
+) -> tuple[Metric, tuple[str, ...], str]:
+    """The metric, the names of the outputs that it may look at, and what to know about it."""
     rows = np.arange(min(_FIRST, len(dataset)))
     found = []
     for side in (first, second):
@@ -261,7 +263,8 @@ def _resolve(
         targets=dataset.targets(rows),
         trust=request.trust,
     )
-    return chosen, tuple(before)
+    note = "" if request.metric else metrics.caveat(chosen, before)
+    return chosen, tuple(before), note
 
 
 def _score(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Opened:
 
     Attributes
     ----------
+    kind
+        As `Side` has it.
     digest
         Of the model's content, or of the bundle's manifest.
     payload
@@ -40,7 +42,7 @@ class Opened:
     """
 
     given: str
-    kind: Literal["onnx", "module", "bundle"]
+    kind: str
     recipe: str
     digest: str
     spec: SessionSpec
@@ -80,7 +82,7 @@ def open_side(request: Request, given: Any, target: Target, pool: Pool, folder: 
     spec = intake.original_spec(model, target)
     return Opened(
         given=text_of(given),
-        kind="module" if spec.engine == "torch" else "onnx",
+        kind=str(model.meta.get("original_format", "strop")),
         recipe=str(original_recipe(model, target)),
         digest=model.digest,
         spec=spec,

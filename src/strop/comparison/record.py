@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from strop.records import Interval, Latency, Machine, Record, ScoreKind, Speedup
@@ -17,7 +15,8 @@ class Side(Record):
     given
         What was given, without folders.
     kind
-        ``onnx``, ``module`` or ``bundle``.
+        ``bundle``, or what a model came as: ``onnx``, ``module``, ``torch.export``,
+        ``transformers``, ``keras``, ``savedmodel``, ``tflite``, ``scikit-learn`` …
     recipe
         How it runs: steps, engine and options.
     score
@@ -25,7 +24,7 @@ class Side(Record):
     """
 
     given: str
-    kind: Literal["onnx", "module", "bundle"]
+    kind: str
     recipe: str
     content_digest: str
     score: float

@@ -27,7 +27,8 @@ def check(dataset: Dataset, signature: Signature) -> list[str]:
     DataError
         When an example does not fit the signature.
     """
-    warnings = [f"'{name}' in {dataset.label} is not used" for name in dataset.ignored]
+    way_out = "" if dataset.has_target else "; if it holds the right answers, call it 'target'"
+    warnings = [f"'{name}' in {dataset.label} is not used{way_out}" for name in dataset.ignored]
     columns = dataset.columns
     if not dataset.is_preprocessed:
         check_columns(columns, signature, f"{dataset.label} holds")

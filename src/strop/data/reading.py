@@ -64,7 +64,7 @@ def read(
     if chosen.tabular and given is None:
         from strop.data.table import arrange
 
-        columns = arrange(columns, signature, renames, _is_reserved)
+        columns = arrange(columns, signature, renames, _is_reserved, Path(text).name)
     path = str(Path(text).resolve())
     stored = chosen.stored and (given is None or isinstance(given, UserFunction))
     origin = Origin(path, chosen.name, renames) if stored else None
@@ -108,6 +108,11 @@ def find_reader(source: str, name: str | None) -> Reader:
         found = _make(known)
         if found.reads(source):
             return found
+    if source.lower().endswith(".npy"):
+        raise DataError(
+            f"'{Path(source).name}' is one array without a name",
+            hint="write it with numpy.savez('examples.npz', INPUT=array, target=labels)",
+        )
     raise DataError(
         f"no reader knows what '{Path(source).name}' is",
         hint="give .npz, .parquet, .arrow, .csv, a folder of images by class, or file.py:function",

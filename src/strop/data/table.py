@@ -61,6 +61,7 @@ def arrange(
     signature: Signature,
     renames: Mapping[str, str],
     is_reserved: Callable[[str], bool],
+    label: str = "the table",
 ) -> dict[str, Column]:
     """Make a table's columns the inputs of a model, as far as that is beyond doubt.
 
@@ -70,6 +71,12 @@ def arrange(
     - A column of numbers is an input [n, 1]; flat lists take the shape of their input.
     - Numbers are cast to the input's dtype where every value survives: a table does not say
       whether ``1`` is an integer.
+
+    Raises
+    ------
+    DataError
+        When the columns of a table of single values can only be meant as the one input, and are
+        too few, too many or text.
     """
     result = dict(columns)
     taken = set(renames.values())
@@ -80,9 +87,13 @@ def arrange(
             if not parts and len(signature.inputs) == 1 and not taken:
                 parts = [it for it in result if not is_reserved(it)]
                 width = _width(spec)
-                if len(spec.shape or ()) != 2 or width not in (None, len(parts)):
-                    parts = []
-                if any(result[it].dtype.kind not in "biuf" for it in parts):
+                text = [it for it in parts if result[it].dtype.kind not in "biuf"]
+                flat = len(spec.shape or ()) == 2 and all(
+                    len(result[it].shape) == 1 for it in parts
+                )
+                if flat and len(parts) > 1 and (text or width not in (None, len(parts))):
+                    raise _unfit(spec, parts, text, label)
+                if not flat or text or width not in (None, len(parts)):
                     parts = []
             if not parts:
                 continue
@@ -90,6 +101,20 @@ def arrange(
             result[name] = stacked
         result[name] = _shaped(np.asarray(result[name][:]), spec)
     return result
+
+
+def _unfit(spec: TensorSpec, parts: list[str], text: list[str], label: str) -> DataError:
+    """The error for columns that cannot be the one input, with what may be meant instead."""
+    width = _width(spec)
+    wanted = "columns of numbers" if width is None else f"{width} columns of numbers"
+    held = f"{len(parts)} that are not reserved, '{parts[0]}' to '{parts[-1]}'"
+    if text:
+        held += f", of which '{text[0]}' holds text"
+    return DataError(
+        f"input '{spec.name}' takes {wanted}, and {label} holds {held}",
+        hint="call the column of right answers 'target' and take out what is no input, or call the "
+        f"inputs' columns {spec.name}.0, {spec.name}.1, …",
+    )
 
 
 def _parts(columns: Mapping[str, Column], name: str) -> list[str]:

@@ -10,9 +10,9 @@ import functools
 from strop import plugins
 from strop.engines._base import Arrays, Engine, Session
 from strop.engines.operators import OperatorTime, OperatorTimes
-from strop.engines.telemetry import quiet_telemetry
 from strop.engines.validation import validate
-from strop.errors import InputError
+from strop.errors import InputError, StropError
+from strop.models.telemetry import quiet_telemetry
 from strop.records import SessionSpec
 
 __all__ = [
@@ -48,9 +48,17 @@ def get(name: str) -> Engine:
     ------
     InputError
         When there is none of that name.
+    StropError
+        When the plug-in of that name cannot be made, or is no engine.
     """
-    engine = plugins.find("engines", name)()
-    assert isinstance(engine, Engine), f"{type(engine).__name__} is not a strop.engines.Engine"
+    made = plugins.find("engines", name)
+    try:
+        engine = made()
+    except Exception as error:  # a plug-in's own
+        raise StropError(f"the engine '{name}' cannot be made: {error}") from error
+    if not isinstance(engine, Engine):
+        kind = type(engine).__name__
+        raise StropError(f"the engine '{name}' is a {kind}, which is no strop.engines.Engine")
     return engine
 
 

@@ -30,7 +30,8 @@ class Session(ABC):
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The outputs for one batch; names, dtypes and ranks as in `signature`.
 
-        The returned arrays belong to the caller: a later call never changes them.
+        The returned arrays belong to the caller: a later call never changes them. No call changes
+        the given ones.
         """
 
     def close(self) -> None:

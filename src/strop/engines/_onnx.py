@@ -1,4 +1,4 @@
-"""What the engines that read ONNX ask about a model before they build it."""
+"""What engines ask about a model before they build it: its forms, its border, its operators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from typing import Any
 
 from strop.models.model import Model
 from strop.records import Applicability, Signature
+
+NUMBERS = frozenset(
+    {
+        *("float16", "float32", "float64", "bool"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    }
+)
+"""The dtypes of numpy's own that runtimes take at their border."""
 
 
 def has_form(model: Model, forms: Iterable[str]) -> Applicability:

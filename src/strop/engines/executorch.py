@@ -104,6 +104,9 @@ class ExecuTorch(Engine):
     ) -> Session:
         _check(options)
         runtime = _runtime()
+        limits = _limits(artifact)
+        if limits.keys() != set(signature.input_names):
+            raise NotApplicable(f"'{LIMITS}' beside '{artifact.name}' is another program's")
         # One pool of threads a process; a session that is timed has a process of its own.
         runtime._unsafe_reset_threadpool(placement.threads)
         try:
@@ -113,7 +116,7 @@ class ExecuTorch(Engine):
             raise NotApplicable(
                 f"ExecuTorch cannot load the program: {first_line(error)}"
             ) from error
-        return _ExecuTorchSession(program, signature, _limits(artifact))
+        return _ExecuTorchSession(program, signature, limits)
 
 
 class _ExecuTorchSession(Session):
@@ -129,7 +132,9 @@ class _ExecuTorchSession(Session):
         self._limits = limits
         # A larger batch goes in parts of so many rows; none where not all of the border is rows.
         fronts = [limits.get(name, {}).get(0, 0) for name in signature.input_names]
-        batched = all(spec.shape and isinstance(spec.shape[0], str) for spec in signature.outputs)
+        ends = (*signature.inputs, *signature.outputs)
+        first = {spec.shape[0] if spec.shape else None for spec in ends}
+        batched = len(first) == 1 and isinstance(next(iter(first)), str)
         self._rows = min(fronts, default=0) if batched else 0
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from strop.engines._tensors import as_tensor
+from strop.engines._tracing import examples, quiet, sizes
 from strop.errors import NotApplicable
 from strop.models.graph import first_line
 from strop.models.model import Model
 from strop.models.onnx_converter import to_module
-from strop.models.sample import random_inputs
 from strop.records import Signature
 
 _ROWS = 3
-_FREE_SIZES = (8, 32, 64, 320)
-"""Sizes of free dimensions to trace at: of too small an image nothing is left."""
-_STEP = 8
-"""Free dimensions of different names get different sizes, or export takes them for one."""
-
-
 LIMITS = "limits.json"
 """The file beside the program that holds the largest size of each free dimension."""
 
@@ -52,8 +42,8 @@ def lower(model: Model, artifact: Path, *, xnnpack: bool, batch: int, length: in
     import torch.fx.experimental._config as settings
 
     # Without the setting, comparisons of free with fixed sizes inside torch narrow the range.
-    quiet = warnings.catch_warnings()
-    with quiet, _quiet(), settings.patch(backed_size_oblivious=True):
+    unwarned = warnings.catch_warnings()
+    with unwarned, quiet(), settings.patch(backed_size_oblivious=True):
         warnings.simplefilter("ignore")  # of deprecations inside torch and ExecuTorch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -104,16 +94,14 @@ def _export(module: Any, signature: Signature, limits: dict[str, dict[int, int]]
         for spec in signature.inputs
     )
     failure: Exception | None = None
-    for size in _FREE_SIZES:
-        arrays = _examples(signature, size)
+    for size in sizes(signature):
+        arrays = examples(signature, _ROWS, size)
         tensors = [as_tensor(arrays[name]) for name in signature.input_names]
         try:
             with torch.no_grad():
                 return torch.export.export(module, tuple(tensors), dynamic_shapes=dynamic)
         except Exception as error:  # whatever a size does that is none of the network's own
             failure = failure or error
-            if not any(axis for axes in dynamic for axis in axes):
-                break
     assert failure is not None
     raise NotApplicable(f"torch.export cannot export it: {first_line(failure)}") from failure
 
@@ -127,32 +115,3 @@ def _narrow(program: Any, signature: Signature, limits: dict[str, dict[int, int]
             bounds = program.range_constraints.get(node.meta["val"].shape[axis].node.expr)
             if bounds is not None:
                 limits[spec.name][axis] = min(limits[spec.name][axis], int(bounds.upper))
-
-
-def _examples(signature: Signature, size: int) -> dict[str, Any]:
-    sizes: dict[str, int] = {}
-    more = itertools.count(size, _STEP)
-    shapes: dict[str, list[int | str]] = {}
-    for spec in signature.inputs:
-        shapes[spec.name] = [
-            dim
-            if isinstance(dim, int)
-            else _ROWS
-            if axis == 0
-            else sizes.setdefault(dim, next(more))
-            if dim
-            else next(more)
-            for axis, dim in enumerate(spec.shape or ())
-        ]
-    return random_inputs(signature, rows=_ROWS, shapes=shapes)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the compiler's remarks about its own passes to itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

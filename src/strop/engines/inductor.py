@@ -41,7 +41,8 @@ class Inductor(Engine):
     device
         What it is compiled for: ``cpu`` (the default), ``cuda`` …
     trust
-        Whether a library may be loaded that strop has not just built itself: it is code.
+        Set where a bundle's library is loaded, which is code: what loads bundles asks for it
+        (`strop.bundle.load`). It changes nothing here.
 
     Notes
     -----
@@ -51,6 +52,7 @@ class Inductor(Engine):
     """
 
     name = "inductor"
+    version = 2
     consumes = ("module", "onnx")
     ships = ("inductor",)
     packages = ("torch",)
@@ -125,7 +127,7 @@ class Inductor(Engine):
         _cuda.prepare(placement.device)
         library = Library.read(artifact)
         library.check(placement.device)
-        torch.set_num_threads(placement.threads)
+        _use_threads(placement.threads)
         with contextlib.suppress(RuntimeError):  # it can be set once a process, before any use
             torch.set_num_interop_threads(1)
         # Not aoti_load_package: it takes an archive, and unpickles weights that lie in one.
@@ -145,7 +147,6 @@ class _InductorSession(Session):
         self._library = library
         self._threads = placement.threads
         self._device = placement.device
-        self._known = threading.local()
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
         import torch
@@ -155,10 +156,8 @@ class _InductorSession(Session):
             raise StropError("the session is closed")
         validate(arrays, self.signature)
         self._library.check_shapes(arrays)
-        if not hasattr(self._known, "threads"):
-            # OpenMP counts the threads of each calling thread apart, and starts with all cores.
-            torch.set_num_threads(self._threads)
-            self._known.threads = self._threads
+        if getattr(_calling, "threads", None) != self._threads:
+            _use_threads(self._threads)
         tensors = [as_tensor(arrays[name]) for name in self.signature.input_names]
         if self._device != "cpu":
             tensors = [tensor.to(self._device) for tensor in tensors]
@@ -172,18 +171,28 @@ class _InductorSession(Session):
         self._runner = None
 
 
+_calling = threading.local()
+"""How many threads a library has that is called from this one: sessions share the count."""
+
+
+def _use_threads(count: int) -> None:
+    """Set it: OpenMP counts the threads of each calling thread apart, and starts with all cores."""
+    import torch
+
+    torch.set_num_threads(count)
+    _calling.threads = count
+
+
 _NO_FORM = "needs a PyTorch module or an ONNX form"
 _NO_COMPILER = (
     "AOTInductor needs a C++ compiler, and there is none on the path; install g++ or clang++ "
-    "(apt install g++), or name one in CXX"
+    "(apt install g++), or name one in CXX, a program without arguments"
 )
 
 
 def _compiler() -> str | None:
     """The C++ compiler that Inductor would take, by its path."""
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    wanted = os.environ.get("CXX")
-    return shutil.which(wanted) if wanted else shutil.which(usual)
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def _module(model: Model) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shlex
 import shutil
@@ -15,25 +14,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from strop.engines._tracing import examples, sizes
 from strop.engines.inductor_library import LIBRARY, Library, features, release
 from strop.errors import ModelError, NotApplicable
 from strop.models.module_export import as_tensors
 from strop.models.module_form import ModuleForm, describe_error
-from strop.models.sample import random_inputs
 from strop.records import Signature
 
 ROWS = 2
 """Rows to trace with: with one alone the dimension would count as fixed."""
-_FREE_SIZES = (8, 32, 64, 320)
-"""Sizes of free dimensions to trace at: of too small an image nothing is left."""
 _THREADS = "num_threads(n)=num_threads(omp_get_max_threads()<(n)?omp_get_max_threads():(n))"
 """A macro for OpenMP's clause: no more threads than the session has at the time of the call."""
-_STEP = 8
-"""Free dimensions of different names get different sizes, or export takes them for one."""
 
 
 def compile_module(
@@ -75,31 +69,42 @@ def compile_module(
 
 
 class _Flat(nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """Tensors in the signature's order, in and out: a library knows no names."""
+    """Tensors in the signature's order, in and out: a library knows no names.
+
+    Attributes
+    ----------
+    copies
+        Whether the module gets copies of its inputs: one that writes into them would write into
+        the caller's arrays.
+    """
 
     def __init__(self, module: nn.Module, form: ModuleForm, signature: Signature) -> None:
         super().__init__()
         self.module = module
+        self.copies = False
         self._form = form
         self._inputs = signature.input_names
         self._outputs = signature.output_names
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.copies:
+            tensors = tuple(tensor.clone() for tensor in tensors)
         named = dict(zip(self._inputs, tensors, strict=True))
         outputs = self._form.run(self.module, named)
         return tuple(outputs[name] for name in self._outputs)
 
 
-def _export(module: nn.Module, signature: Signature, device: str, rows: int) -> Any:
+def _export(flat: _Flat, signature: Signature, device: str, rows: int) -> Any:
     """The module as an exported program, traced at the first sizes that suit it."""
     # Whatever holds for one row and for none must hold in the program as well: without this a
     # dimension counts as two or more.
     import torch.fx.experimental._config as settings
 
     failure: Exception | None = None
-    for size in _FREE_SIZES:
-        arrays = _examples(signature, size, rows)
-        tensors = as_tensors(arrays, signature.input_names)
+    for size in sizes(signature):
+        arrays = examples(signature, rows, size)
+        named = as_tensors(arrays, signature.input_names)
+        tensors = [tensor.to(device) for tensor in named.values()]
         free = tuple(
             {
                 axis: torch.export.Dim.AUTO
@@ -109,38 +114,41 @@ def _export(module: nn.Module, signature: Signature, device: str, rows: int) -> 
             for spec in signature.inputs
         )
         try:
+            _look_at_a_call(flat, tensors)
             with settings.patch(backed_size_oblivious=True):
                 return torch.export.export(
-                    module,
-                    tuple(tensor.to(device) for tensor in tensors.values()),
+                    flat,
+                    tuple(tensors),
                     # One entry for the one parameter of forward, *tensors.
                     dynamic_shapes=(free,),
                 )
+        except NotApplicable:
+            raise
         except Exception as error:  # whatever forward raises at a size that is none of its own
             failure = failure or error
-            if not any(free):
-                break
     assert failure is not None
     raise NotApplicable(f"torch.export cannot export it: {describe_error(failure)}")
 
 
-def _examples(signature: Signature, size: int, rows: int) -> dict[str, np.ndarray]:
-    sizes: dict[str, int] = {}
-    more = itertools.count(size, _STEP)
-    shapes = {}
-    for spec in signature.inputs:
-        if spec.shape is None:
-            raise NotApplicable(f"the rank of input '{spec.name}' is unknown")
-        shape: list[int | str] = []
-        for axis, dim in enumerate(spec.shape):
-            if isinstance(dim, int):
-                shape.append(dim)
-            elif axis == 0:
-                shape.append(rows)
-            else:
-                shape.append(sizes.setdefault(dim, next(more)) if dim else next(more))
-        shapes[spec.name] = shape
-    return random_inputs(signature, rows=rows, shapes=shapes)
+def _look_at_a_call(flat: _Flat, tensors: list[torch.Tensor]) -> None:
+    """See what a call leaves behind, and have the module get copies where it writes into inputs.
+
+    Raises
+    ------
+    NotApplicable
+        When it changes what later calls see.
+    """
+    buffers = dict(flat.module.named_buffers())
+    before = {name: buffer._version for name, buffer in buffers.items()}
+    given = [tensor._version for tensor in tensors]
+    flat(*tensors)
+    if [tensor._version for tensor in tensors] != given:
+        flat.copies = True
+    if kept := [name for name, buffer in buffers.items() if buffer._version != before[name]]:
+        shown = ", ".join(kept[:3])
+        raise NotApplicable(
+            f"its calls change what it keeps ({shown}), and several may run at once"
+        )
 
 
 def _describe(program: Any, signature: Signature, device: str) -> Library:

@@ -96,7 +96,8 @@ class Runner:
     def _check(self, code: int) -> None:
         if code:
             said = self._say()
-            text = said.decode(errors="replace").strip() if said else f"error {code}"
+            text = said.decode(errors="replace").strip() if said else ""
+            text = text or f"error {code}"
             raise StropError(f"the compiled library failed: {text.splitlines()[0]}")
 
 

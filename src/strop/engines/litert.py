@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
-from strop.engines._onnx import border_types
+from strop.engines._onnx import NUMBERS, border_types
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError
 from strop.models.model import Model
 from strop.models.tflite_runner import TFLiteRunner
 from strop.records import Applicability, Choice, Placement, Signature, Space, Target
 
-_DTYPES = {
-    *("float16", "float32", "float64", "bool"),
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
 _CONVERTER = "litert_torch"
 
 
@@ -57,12 +53,12 @@ class LiteRT(Engine):
         if "tflite" in model.forms:
             if reason := model.meta.get("litert_error"):
                 return Applicability.no(str(reason))
-            return border_types(model.signature, _DTYPES)
+            return border_types(model.signature, NUMBERS)
         if importlib.util.find_spec(_CONVERTER) is None:
             return Applicability.no(_NO_FORM)
         from strop.models.onnx_converter import convertible
 
-        return border_types(model.signature, _DTYPES) and convertible(model)
+        return border_types(model.signature, NUMBERS) and convertible(model)
 
     def space(self, model: Model, target: Target) -> Space:
         return Space(choices=(Choice(name="xnnpack", values=(True, False)),))
@@ -104,27 +100,26 @@ class _LiteRTSession(Session):
     def __init__(self, runners: list[TFLiteRunner], signature: Signature) -> None:
         self.signature = signature
         self.concurrency = len(runners)
-        self._closed = False
-        self._free: queue.LifoQueue[TFLiteRunner] = queue.LifoQueue()
+        self._free: queue.LifoQueue[TFLiteRunner] | None = queue.LifoQueue()
         for runner in runners:
             self._free.put(runner)
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        if self._closed:
+        free = self._free
+        if free is None:
             raise StropError("the session is closed")
         validate(arrays, self.signature)
-        runner = self._free.get()
+        runner = free.get()
         try:
             return runner.run(arrays)
         except NotApplicable as error:
             raise StropError(error.message) from error
         finally:
-            self._free.put(runner)
+            free.put(runner)
 
     def close(self) -> None:
-        self._closed = True
-        while not self._free.empty():
-            self._free.get()
+        # The last call that is still running frees them.
+        self._free = None
 
 
 _NO_FORM = (

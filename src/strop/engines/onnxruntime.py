@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
-from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines._onnx import NUMBERS, border_types, has_form, known_domains
 from strop.engines.onnxruntime_devices import RECORD, assert_used, providers, serves, serving
 from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
@@ -28,10 +28,6 @@ _DOMAINS = {
     "ai.onnx.preview.training",
     "com.microsoft",
     "com.microsoft.nchwc",
-}
-_DTYPES = {
-    *("float16", "float32", "float64", "bool", "str"),
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
 }
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
@@ -83,7 +79,10 @@ class OnnxRuntime(Engine):
     def applies(self, model: Model, target: Target) -> Applicability:
         if target.device != "cpu" and not (answer := serves(target.device)):
             return answer
-        for answer in (has_form(model, self.consumes), border_types(model.signature, _DTYPES)):
+        for answer in (
+            has_form(model, self.consumes),
+            border_types(model.signature, {*NUMBERS, "str"}),
+        ):
             if not answer:
                 return answer
         return known_domains(model.forms["onnx"], _DOMAINS)

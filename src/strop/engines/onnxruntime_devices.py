@@ -64,15 +64,20 @@ def providers(device: str, wanted: str | None, *, tf32: bool) -> list[tuple[str,
     Raises
     ------
     NotApplicable
-        When this installation reports no such provider.
+        When this installation reports no such provider, or what is asked for is not this device's.
     """
     if device == "cpu":
+        if wanted is not None or tf32:
+            asked = f"the provider {wanted}" if wanted else "tf32"
+            raise NotApplicable(f"{asked} is for another device, and this one is the CPU")
         return [(f"CPU{_SUFFIX}", {})]
     here = serving(device)
     name = wanted or (here[0] if here else None)
     if name is None or name not in here:
         missing = f"no provider {wanted} for '{device}'" if here else serves(device).reason
         raise NotApplicable(missing)
+    if tf32 and name != "CUDA":
+        raise NotApplicable(f"tf32 is an option of CUDA's provider, not of {name}")
     options = {}
     index = device.partition(":")[2]
     if index and name in _NUMBERED:
@@ -92,7 +97,8 @@ def assert_used(session: Any, provider: str) -> None:
     Raises
     ------
     NotApplicable
-        When the provider is not in the session, or no operator runs on it.
+        When the provider is not in the session, or no operator runs on it, or this ONNX Runtime
+        is too old to tell.
     """
     name = provider.removesuffix(_SUFFIX)
     running = list(session.get_providers())
@@ -101,8 +107,12 @@ def assert_used(session: Any, provider: str) -> None:
             f"ONNX Runtime's provider {name} does not start here: the session would run on "
             f"{', '.join(it.removesuffix(_SUFFIX) for it in running)}"
         )
-    parts = session.get_provider_graph_assignment_info()
-    if not any(part.ep_name == provider for part in parts):
+    assigned = getattr(session, "get_provider_graph_assignment_info", None)
+    if assigned is None:
+        raise NotApplicable(
+            f"this ONNX Runtime does not tell what runs on its provider {name}: install a later one"
+        )
+    if not any(part.ep_name == provider for part in assigned()):
         raise NotApplicable(
             f"ONNX Runtime's provider {name} takes none of the graph: all of it would run on the "
             "CPU"

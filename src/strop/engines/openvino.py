@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from strop.engines._base import Arrays, Engine, Session
-from strop.engines._onnx import border_types, has_form, known_domains
+from strop.engines._onnx import NUMBERS, border_types, has_form, known_domains
 from strop.engines.openvino_devices import assert_present, present, properties
 from strop.engines.openvino_session import OpenVINOSession, gist
 from strop.engines.operators import OperatorTimes
-from strop.engines.telemetry import quiet_telemetry
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable
-from strop.models.convert import number_nodes
+from strop.models.convert import number_nodes, read_network
 from strop.models.model import Model
+from strop.models.telemetry import quiet_telemetry
 from strop.records import Applicability, Choice, Placement, Signature, Space, Target
 
 _DOMAINS = {"", "com.microsoft", "org.openvinotoolkit"}
-_DTYPES = {
-    *("float16", "float32", "float64", "bool"),
-    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-}
 _PRECISIONS = ("f32", "bf16", "f16")
 _SHAPES = ("dynamic", "static")
 _HINTS = ("latency", "throughput")
@@ -81,7 +77,7 @@ class OpenVINO(Engine):
                 return here
         for answer in (
             has_form(model, self.consumes),
-            border_types(model.signature, _DTYPES),
+            border_types(model.signature, NUMBERS),
         ):
             if not answer:
                 return answer
@@ -119,7 +115,7 @@ class OpenVINO(Engine):
         try:
             # Not Core.read_model: with an integer Range in the graph it drops the biases of
             # quantised convolutions without a word (seen with OpenVINO 2026.4).
-            network = openvino.convert_model(str(model.forms["onnx"]))
+            network = read_network(model.forms["onnx"])
             number_nodes(network)
             _ports(network, model.signature)
             openvino.save_model(network, artifact, compress_to_fp16=False)

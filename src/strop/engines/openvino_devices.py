@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from strop.engines.telemetry import quiet_telemetry
 from strop.errors import NotApplicable
+from strop.models.telemetry import quiet_telemetry
 from strop.records import Applicability, Placement
 
 _KINDS = ("CPU", "GPU", "NPU")
@@ -66,6 +66,11 @@ def properties(options: Mapping[str, Any], placement: Placement) -> dict[str, An
     On the CPU streams and threads are named, and OpenVINO's performance hint would only choose
     them (checked with 2026.4: with both named, no other property depends on it). A GPU takes
     streams and the hint, an NPU the hint and the number of requests; neither has threads of ours.
+
+    Raises
+    ------
+    NotApplicable
+        When an NPU is asked for another precision than its own.
     """
     precision = options.get("precision", "f32")
     quantize = bool(options.get("dynamic_quantization", False))
@@ -74,6 +79,8 @@ def properties(options: Mapping[str, Any], placement: Placement) -> dict[str, An
         options.get("performance_hint") or ("throughput" if placement.streams > 1 else "latency")
     )
     if kind == "NPU":
+        if options.get("precision", "f16") != "f16":
+            raise NotApplicable(f"an NPU computes in f16, and {precision} was asked for")
         return {
             "PERFORMANCE_HINT": hint.upper(),
             "PERFORMANCE_HINT_NUM_REQUESTS": placement.streams,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ _WATCHED = 64
 
 _Shapes = tuple[tuple[int, ...], ...]
 _Requests = queue.LifoQueue[Any]
+_Held = TypeVar("_Held")
 
 
 class OpenVINOSession(Session):
@@ -104,8 +105,7 @@ class OpenVINOSession(Session):
 
     def _requests_for(self, given: dict[int, np.ndarray]) -> _Requests:
         if not self._specialise:
-            assert self._shared is not None
-            return self._shared
+            return self._open(self._shared)
         shapes = tuple(array.shape for array in given.values())
         own = self._own.get(shapes)
         return self._watch(shapes, given) if own is None else own
@@ -113,11 +113,12 @@ class OpenVINOSession(Session):
     def _watch(self, shapes: _Shapes, given: dict[int, np.ndarray]) -> _Requests:
         """The requests for shapes without a compilation of their own, which they may get now."""
         with self._compiling:
+            network = self._open(self._network)
             if len(self._calls) < _WATCHED or shapes in self._calls:
                 self._calls[shapes] = self._calls.get(shapes, 0) + 1
             often = self._calls.get(shapes, 0) >= _OFTEN
             if often and len(self._own) < _SPECIALISED and shapes not in self._own:
-                fixed = self._network.clone()
+                fixed = network.clone()
                 fixed.reshape({port: list(array.shape) for port, array in given.items()})
                 self._own[shapes] = self._compile(fixed)
                 if len(self._calls) == 1:
@@ -126,8 +127,15 @@ class OpenVINOSession(Session):
             if shapes in self._own:
                 return self._own[shapes]
             if self._shared is None:
-                self._shared = self._compile(self._network)
+                self._shared = self._compile(network)
             return self._shared
+
+    @staticmethod
+    def _open(held: _Held | None) -> _Held:
+        """What an open session holds; another thread may close it while this one asks."""
+        if held is None:
+            raise StropError("the session is closed")
+        return held
 
     def _compile(self, network: Any) -> _Requests:
         import openvino

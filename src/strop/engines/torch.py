@@ -124,6 +124,8 @@ class _TorchSession(Session):
         self.signature = signature
         self._device = device
         self._run: Callable[[Tensors], Tensors] | None = run
+        self._writes = True
+        """Whether the module writes into its inputs; until the first call has told, it may."""
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
         import torch
@@ -132,11 +134,15 @@ class _TorchSession(Session):
             raise StropError("the session is closed")
         validate(arrays, self.signature)
         tensors = {name: as_tensor(arrays[name]) for name in self.signature.input_names}
+        if self._writes:  # an activation in place changes the caller's arrays otherwise
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        given = list(tensors.values())
         if self._device != "cpu":
             tensors = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         try:
             with torch.inference_mode():
                 outputs = self._run(tensors)
+                self._writes = any(tensor._version for tensor in given)
                 return {name: as_array(outputs[name]) for name in self.signature.output_names}
         except Exception as error:  # whatever the user's forward raises
             raise StropError(f"the module fails: {describe_error(error)}") from error

@@ -20,7 +20,7 @@ from strop.measure import bound, describe, peaks
 from strop.models.model import Model
 from strop.models.sample import Shapes
 from strop.records import Applicability, Signature, Space, Target, TensorSpec
-from strop.search.intake import pickled
+from strop.search.intake import busy_notes, pickled
 from strop.search.request import text_of
 from strop.search.workspace import rethrown
 from strop.workers import Child
@@ -47,7 +47,8 @@ def inspect(
     Parameters
     ----------
     model
-        Path of an ONNX file, ``"file.py:callable"`` with ``trust=True``, or an `nn.Module`.
+        As :func:`strop.optimize` takes it: a path, ``"file.py:callable"`` with ``trust=True``, an
+        `nn.Module` or an estimator.
     shapes
         Sizes of inputs by name. A free first dimension is 1 otherwise, any other 8;
         ``Inspection.assumed`` tells which were.
@@ -102,11 +103,13 @@ def inspect(
                 )
                 cost = _cost(facts, opened.signature, sizes)
             else:
-                reason = opened.meta.get("export_error", "no ONNX form")
+                reasons = (opened.meta.get(name) for name in ("export_error", "onnx_error"))
+                reason = next(filter(None, reasons), "no ONNX form")
                 notes.append(f"operations cannot be counted: {reason}")
         limit = None
         if measure and cost is not None:
             say("measuring the peaks of this machine")
+            notes += busy_notes()
             limit = _limit(cost)
         target = Target(machine=machine)
         return Inspection(

@@ -18,6 +18,7 @@ from strop.measure.pairs import PairTiming, TimingFailed, pair
 from strop.measure.roofline import Bound, Roofline, bound, peaks
 from strop.measure.streams import Throughput, throughput
 from strop.measure.subject import Subject, batch_size
+from strop.measure.wattage import Wattage, wattage
 from strop.measure.watts import Watts, watts
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Throughput",
     "TimingFailed",
     "Usage",
+    "Wattage",
     "Watts",
     "batch_size",
     "bound",
@@ -57,6 +59,7 @@ __all__ = [
     "speedup",
     "summarise",
     "throughput",
+    "wattage",
     "watts",
     "weights_bytes",
 ]

@@ -13,7 +13,7 @@ from strop.errors import StropError
 from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.machine import granted_memory
 from strop.measure.meter import Usage
-from strop.measure.subject import Inputs, Sample, Subject
+from strop.measure.subject import Inputs, Sample, Subject, batch_size
 from strop.records import SessionSpec
 from strop.workers import ChildError
 
@@ -28,7 +28,8 @@ class ScreenTiming:
     Attributes
     ----------
     rounds
-        float64[rounds]: median seconds of a call in each round; empty where it was never timed.
+        float64[rounds]: median seconds of a call in each round; empty where it was never timed. Of
+        a session with a batch of its own, the seconds that as many examples take as the others'.
     ratio
         Time of the first session over this one's, median over the rounds that both finished;
         above 1 is faster than the first. NaN where there is none.
@@ -62,7 +63,7 @@ class Arena:
     Parameters
     ----------
     inputs
-        One batch of arrays by input name, for all.
+        One batch of arrays by input name, for all that bring none of their own.
     seconds
         A slot lasts so long, and three calls at least.
     warmup_seconds
@@ -106,23 +107,33 @@ class Arena:
         self._living: dict[str, Subject] = {}
         self._rounds: list[dict[str, Sample]] = []
         self._errors: dict[str, ChildError | None] = {}
+        self._scales: dict[str, float] = {}
 
-    def add(self, name: str, spec: SessionSpec, payload: bytes | None = None) -> ChildError | None:
+    def add(
+        self,
+        name: str,
+        spec: SessionSpec,
+        payload: bytes | None = None,
+        inputs: Inputs | None = None,
+    ) -> ChildError | None:
         """Load and warm a session under a new name; the error where it fails.
+
+        Parameters
+        ----------
+        inputs
+            A batch of its own; None takes the arena's.
 
         Raises
         ------
         StropError
             When the name is taken.
         """
-        if name in self._errors:
-            raise StropError(f"the arena already holds a session called '{name}'")
-        self._errors[name] = None
+        own = self._enter(name, inputs)
         try:
             subject = Subject(
                 name,
                 spec,
-                self._inputs,
+                own,
                 payload=payload,
                 conditions=self._conditions,
             )
@@ -137,6 +148,28 @@ class Arena:
             return self._lose(name, error)
         return None
 
+    def feed(self, name: str, new_name: str, inputs: Inputs) -> ChildError | None:
+        """Go on with a living session under a new name and on another batch, warmed for it.
+
+        What was timed of it under the old name is kept. The error where the session refuses the
+        batch, which ends it.
+
+        Raises
+        ------
+        StropError
+            When the new name is taken, or no living session has the old one.
+        """
+        if name not in self._living:
+            raise StropError(f"the arena holds no living session called '{name}'")
+        own = self._enter(new_name, inputs)
+        subject = self._living[new_name] = self._living.pop(name)
+        try:
+            subject.feed(own)
+            subject.warm(self._warmup)
+        except ChildError as error:
+            return self._lose(new_name, error)
+        return None
+
     def round(self) -> dict[str, float | ChildError]:
         """Give each living session one slot, in random order.
 
@@ -144,7 +177,8 @@ class Arena:
         -------
         dict
             Seconds of a call by name (the median, or the time between calls that end where they
-            run at once), or the error of those that this round lost.
+            run at once; for as many examples as the arena's batch holds), or the error of those
+            that this round lost.
         """
         names = list(self._living)
         self._order.shuffle(names)
@@ -153,7 +187,7 @@ class Arena:
         for name in names:
             try:
                 timed[name] = self._living[name].sample(self._seconds)
-                result[name] = timed[name].figure
+                result[name] = timed[name].figure * self._scales[name]
             except ChildError as error:
                 if lost := self._lose(name, error):
                     result[name] = lost
@@ -179,7 +213,8 @@ class Arena:
             return {}
         first = next(iter(self._errors))
         return {
-            name: _timing(self._rounds, first, name, error) for name, error in self._errors.items()
+            name: _timing(self._rounds, self._scales, first, name, error)
+            for name, error in self._errors.items()
         }
 
     def memory_of(self, name: str) -> int | None:
@@ -211,6 +246,15 @@ class Arena:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _enter(self, name: str, inputs: Inputs | None) -> Inputs:
+        """Take a new name down; the batch that it goes with."""
+        if name in self._errors:
+            raise StropError(f"the arena already holds a session called '{name}'")
+        self._errors[name] = None
+        own = self._inputs if inputs is None else inputs
+        self._scales[name] = batch_size(self._inputs) / batch_size(own)
+        return own
 
     def _lose(self, name: str, error: ChildError) -> ChildError | None:
         self._living.pop(name).close()
@@ -294,16 +338,20 @@ def _over(deadline: float | None) -> bool:
 
 
 def _timing(
-    rounds: list[dict[str, Sample]], first: str, name: str, error: ChildError | None
+    rounds: list[dict[str, Sample]],
+    scales: Mapping[str, float],
+    first: str,
+    name: str,
+    error: ChildError | None,
 ) -> ScreenTiming:
     own = [timed[name] for timed in rounds if name in timed]
     ratios = [
-        timed[first].figure / timed[name].figure
+        timed[first].figure * scales[first] / (timed[name].figure * scales[name])
         for timed in rounds
         if first in timed and name in timed
     ]
     return ScreenTiming(
-        rounds=np.array([sample.figure for sample in own]),
+        rounds=np.array([sample.figure * scales[name] for sample in own]),
         ratio=float(np.median(ratios)) if ratios else float("nan"),
         error=error,
         calls=np.concatenate([sample.times for sample in own]) if own else np.array([]),

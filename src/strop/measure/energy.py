@@ -91,9 +91,10 @@ def saving(
     against: str,
     *,
     kind: EnergyKind | None = None,
+    batches: tuple[int, int] = (1, 1),
     confidence: float = 0.95,
 ) -> Saving | None:
-    """How many times less energy the candidate's calls took, launch by launch.
+    """How many times less energy the candidate's inferences took, launch by launch.
 
     Both sides are told in the same way, and the watts of an estimate cancel. None where there is
     no launch, or a clock of CPU time stood still.
@@ -104,6 +105,8 @@ def saving(
         One usage a launch, in pairs.
     kind
         None means measured where both sides were.
+    batches
+        Inferences a call, of the reference and of the candidate.
 
     Examples
     --------
@@ -117,7 +120,10 @@ def saving(
     for one, other in zip(reference, candidate, strict=True):
         if not one.calls or not other.calls:
             return None
-        joules = [_joules(usage, told, unit) / usage.calls for usage in (one, other)]
+        joules = [
+            _joules(usage, told, unit) / (usage.calls * batch)
+            for usage, batch in zip((one, other), batches, strict=True)
+        ]
         if not all(value > 0 for value in joules):
             return None
         logs.append(math.log(joules[0] / joules[1]))

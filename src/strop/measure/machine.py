@@ -12,8 +12,11 @@ from pathlib import Path
 
 from strop.records import Machine
 
-PACKAGES = ("strop", "numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch")
-"""Distributions whose versions shape results."""
+PACKAGES = (
+    *("strop", "numpy", "onnx", "onnxruntime", "openvino", "nncf", "torch"),
+    *("executorch", "ai-edge-litert", "litert-torch"),
+)
+"""Distributions whose versions shape results: the core's, and the engines' own."""
 
 _ISA = {
     # x86-64, as /proc/cpuinfo spells them

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
-from typing import Any
 
+from strop.errors import ModelError
 from strop.measure.conditions import PLAIN, Conditions
 from strop.measure.subject import Inputs, Subject
 from strop.records import Memory, SessionSpec
 
 _CALLS = 3  # arenas reach their size within the first calls
-_FOUR_BITS = ("INT4", "UINT4", "FLOAT4E2M1")
-_TWO_BITS = ("INT2", "UINT2")
 
 
 def peak(
@@ -80,45 +79,15 @@ def weights_bytes(artifact: Path) -> int | None:
         return None
     import onnx
 
-    return _graph_bytes(onnx.load(models[0], load_external_data=False).graph)
+    from strop.models.onnx_file import weight_bytes
+
+    try:
+        return weight_bytes(onnx.load(models[0], load_external_data=False))
+    except ModelError:  # of a type that ONNX does not know
+        return None
 
 
 def _files(artifact: Path) -> list[Path]:
     if artifact.is_dir():
         return sorted(file for file in artifact.rglob("*") if file.is_file())
-    return sorted(artifact.parent.glob(f"{_escaped(artifact.stem)}.*"))
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
-
-
-def _graph_bytes(graph: Any) -> int:
-    total = sum(_tensor_bytes(tensor) for tensor in graph.initializer)
-    for tensor in graph.sparse_initializer:
-        total += _tensor_bytes(tensor.values) + _tensor_bytes(tensor.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                total += _tensor_bytes(attribute.t)
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                total += _graph_bytes(inner)
-    return total
-
-
-def _tensor_bytes(tensor: Any) -> int:
-    from onnx import TensorProto, helper
-
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    name = TensorProto.DataType.Name(tensor.data_type)
-    if name == "STRING":
-        return sum(len(text) for text in tensor.string_data)
-    if name in _TWO_BITS:
-        return -(-count // 4)
-    if name in _FOUR_BITS:
-        return -(-count // 2)
-    return count * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return sorted(artifact.parent.glob(f"{glob.escape(artifact.stem)}.*"))

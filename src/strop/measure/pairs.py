@@ -35,11 +35,14 @@ class PairTiming:
         float64[launches]: the log of a's time over b's, one a launch; positive where b is faster.
     quads
         Per launch float64[quads, 4]: seconds of a call in the blocks a, b, b, a: the median, or
-        where `concurrent` the time between calls that end.
+        where `concurrent` the time between calls that end. Where b has a batch of its own, its
+        seconds are for as many examples as a's.
     a_seconds, b_seconds
         Per launch float64[calls]: seconds of every timed call.
     batch
-        Examples a call.
+        Examples a call, of a.
+    b_batch
+        Examples a call of b; None means as many.
     shortened
         Whether the deadline left fewer launches or quads than were asked for.
     settled
@@ -60,6 +63,12 @@ class PairTiming:
     concurrent: bool = False
     a_used: tuple[Usage, ...] = ()
     b_used: tuple[Usage, ...] = ()
+    b_batch: int | None = None
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Examples a call of a and b."""
+        return self.batch, self.b_batch or self.batch
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -95,6 +104,7 @@ def pair(
     b: SessionSpec,
     inputs: Inputs,
     *,
+    b_inputs: Inputs | None = None,
     launches: int = 10,
     quads: int = 4,
     seconds_per_block: float = 0.05,
@@ -119,6 +129,8 @@ def pair(
         The reference and the candidate; they may be the same for an A/A run.
     inputs
         One batch of arrays by input name, for both.
+    b_inputs
+        A batch of its own for `b`: the ratio is then that of the times of as many examples.
     launches, quads
         Pairs of processes, and ABBA quads in each.
     seconds_per_block
@@ -141,6 +153,8 @@ def pair(
     """
     specs: dict[Side, SessionSpec] = {"a": a, "b": b}
     given: dict[Side, bytes | None] = dict(zip(specs, payloads or (None, None), strict=True))
+    fed: dict[Side, Inputs] = {"a": inputs, "b": inputs if b_inputs is None else b_inputs}
+    batch, b_batch = (batch_size(fed[side]) for side in specs)
     done: list[_Launch] = []
     longest = 0.0
     shortened, deadline = False, conditions.deadline
@@ -158,14 +172,14 @@ def pair(
                     Subject(
                         f"timing {side}",
                         spec,
-                        inputs,
+                        fed[side],
                         payload=given[side],
                         conditions=conditions,
                     )
                 )
                 for side, spec in _in_turn(specs, number)
             }
-            launch = _Launch(subjects, deadline)
+            launch = _Launch(subjects, deadline, batch / b_batch)
             shortened = not launch.time(quads, seconds_per_block, warmup_seconds)
         if launch.quads:
             done.append(launch)
@@ -177,7 +191,8 @@ def pair(
         quads=tuple(np.array(launch.quads) for launch in done),
         a_seconds=tuple(np.concatenate(launch.seconds["a"]) for launch in done),
         b_seconds=tuple(np.concatenate(launch.seconds["b"]) for launch in done),
-        batch=batch_size(inputs),
+        batch=batch,
+        b_batch=b_batch,
         shortened=shortened,
         settled=all(launch.settled for launch in done),
         concurrent=conditions.concurrent,
@@ -189,13 +204,14 @@ def pair(
 class _Launch:
     """Two fresh processes, timed in turns until the quads are done or the deadline is here."""
 
-    def __init__(self, subjects: dict[Side, Subject], deadline: float | None) -> None:
+    def __init__(self, subjects: dict[Side, Subject], deadline: float | None, scale: float) -> None:
         self.quads: list[list[float]] = []
         self.seconds: dict[Side, list[np.ndarray]] = {"a": [], "b": []}
         self.used: dict[Side, Usage] = {}
         self.settled = True
         self._subjects = subjects
         self._deadline = deadline
+        self._scale = scale
 
     def time(self, quads: int, seconds: float, warmup: float) -> bool:
         """Whether all quads were done."""
@@ -221,7 +237,9 @@ class _Launch:
             with _blaming(side):
                 blocks[side].append(self._subjects[side].sample(seconds))
         (a1, a2), (b1, b2) = blocks["a"], blocks["b"]
-        self.quads.append([block.figure for block in (a1, b1, b2, a2)])
+        scales = (1.0, self._scale, self._scale, 1.0)
+        figures = (block.figure for block in (a1, b1, b2, a2))
+        self.quads.append([x * scale for x, scale in zip(figures, scales, strict=True)])
         for side, timed in blocks.items():
             self.seconds[side] += [block.times for block in timed]
             first, second = (block.used for block in timed)

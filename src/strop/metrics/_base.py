@@ -70,6 +70,22 @@ class Metric(ABC):
             When they cannot be scored.
         """
 
+    def check_targets(self, outputs: Outputs, target: np.ndarray) -> None:
+        """Refuse targets that no output could meet, before a search spends time on the others.
+
+        Parameters
+        ----------
+        outputs
+            The original's for a few examples, which need not be those of `target`.
+        target
+            The targets of all examples of a role.
+
+        Raises
+        ------
+        MetricError
+            When one of them cannot be scored. A metric that cannot tell does nothing.
+        """
+
     def value(self, outputs: Outputs, target: np.ndarray | None, reference: Outputs) -> float:
         """One number for all examples: the mean score, unless the metric is set-level."""
         return float(self.scores(outputs, target, reference).mean())

@@ -59,6 +59,17 @@ class Accuracy(Metric):
             )
         return cls(fitting[0], "binary" if targets.ndim == 1 else "bounded")
 
+    def check_targets(self, outputs: Outputs, target: np.ndarray) -> None:
+        classes = pick(outputs, self.output).shape[-1]
+        highest, lowest = int(target.max(initial=0)), int(target.min(initial=0))
+        if highest >= classes or (target.ndim == 1 and lowest < 0):
+            strange = highest if highest >= classes else lowest
+            raise MetricError(
+                f"a target is class {strange}, and output '{self.output}' scores the classes 0 to "
+                f"{classes - 1}",
+                hint="number the classes as the model does",
+            )
+
     def scores(self, outputs: Outputs, target: np.ndarray | None, reference: Outputs) -> Scores:
         values = pick(outputs, self.output)
         if target is None:
@@ -68,14 +79,7 @@ class Accuracy(Metric):
                 f"output '{self.output}' has the shape {list(values.shape)}, targets "
                 f"{list(target.shape)}; accuracy takes [n, C] with [n], or [n, T, C] with [n, T]"
             )
-        highest = int(target.max(initial=0))
-        if highest >= values.shape[-1] or (target.ndim == 1 and int(target.min(initial=0)) < 0):
-            strange = highest if highest >= values.shape[-1] else int(target.min())
-            raise MetricError(
-                f"a target is class {strange}, and output '{self.output}' scores the classes 0 to "
-                f"{values.shape[-1] - 1}",
-                hint="number the classes as the model does",
-            )
+        self.check_targets(outputs, target)
         right = (values.argmax(axis=-1) == target) & ~_has_nan(values)
         if target.ndim == 1:
             return np.asarray(right, np.float64)

@@ -61,6 +61,35 @@ def resolve(
     return made
 
 
+def caveat(metric: Metric, outputs: Outputs) -> str:
+    """What a metric that nobody named passes over or takes for granted; empty where it is plain.
+
+    Examples
+    --------
+    >>> outputs = {"y": np.zeros((2, 10)), "z": np.zeros((2, 1))}
+    >>> chosen = resolve(None, outputs=outputs, has_target=True, targets=np.array([0, 1]))
+    >>> caveat(chosen, outputs)
+    "accuracy looks at the output 'y' alone: nothing is claimed about 'z'"
+    """
+    looked_at = getattr(metric, "output", None)
+    if looked_at is None:
+        return ""
+    others = ", ".join(f"'{name}'" for name in outputs if name != looked_at)
+    if others:
+        return (
+            f"{metric.name} looks at the output '{looked_at}' alone: nothing is claimed about "
+            f"{others}"
+        )
+    if metric.name == "agreement":
+        classes = outputs[looked_at].shape[1]
+        return (
+            f"without targets, '{looked_at}' is taken for the scores of {classes} classes, of "
+            "which the highest has to stay: where it is anything else, as a picture or an "
+            "embedding, give --metric closeness or cosine"
+        )
+    return ""
+
+
 def reopen(description: Mapping[str, Any]) -> Metric:
     """The metric that `Metric.describe` described, in this or another process."""
     values = dict(description)
@@ -94,7 +123,29 @@ def _default(outputs: Outputs, targets: np.ndarray | None) -> Metric:
 def _advice(classes: list[str], outputs: Outputs, targets: np.ndarray) -> str:
     if len(classes) > 1 and targets.ndim == 1 and targets.dtype.kind in "iu":
         return f"say which with --metric accuracy:{classes[0]}, or give --metric file.py:fn"
+    if (better := _as_classes(classes, outputs, targets)) is not None:
+        return f"{better}, or give --metric file.py:fn"
     tokens = [name for name, it in outputs.items() if is_real(it) and it.ndim == targets.ndim + 1]
     if targets.ndim == 2 and targets.dtype.kind in "iu" and tokens:
         return "use --metric accuracy for the share of right tokens, or --metric file.py:fn"
     return "give --metric file.py:fn, where fn(outputs, target) returns a score an example"
+
+
+def _as_classes(classes: list[str], outputs: Outputs, targets: np.ndarray) -> str | None:
+    """How targets that mean classes become the class numbers that accuracy takes; None if not."""
+    if len(classes) != 1:
+        return None
+    if targets.dtype.kind in "OUT":
+        return "number the classes as the model does: int64[n]" if targets.ndim == 1 else None
+    if targets.dtype.kind not in "biuf":
+        return None
+    if targets.ndim == 2 and targets.shape[1] == outputs[classes[0]].shape[1]:
+        one_hot = np.isin(targets, (0, 1)).all() and (targets.sum(axis=1) == 1).all()
+        return "give class numbers: target.argmax(axis=1)" if one_hot else None
+    if targets.ndim > 2 or (targets.ndim == 2 and targets.shape[1] != 1):
+        return None
+    if not (targets == np.floor(targets)).all():
+        return None
+    flat = "[:, 0]" if targets.ndim == 2 else ""
+    cast = "" if targets.dtype.kind in "iu" else '.astype("int64")'
+    return f"give class numbers int64[n]: target{flat}{cast}"

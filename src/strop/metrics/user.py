@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numbers
+import traceback
 from typing import Any
 
 import numpy as np
 
 from strop.errors import MetricError, StropError
-from strop.metrics._base import Metric, Outputs, Scores
+from strop.metrics._base import Metric, Outputs, Scores, summary
 from strop.models.user_code import UserFunction, load_function
 from strop.records import ScoreKind
 
@@ -129,9 +130,19 @@ class UserMetric(Metric):
         except Exception as error:
             what = "outputs, target, reference" if self.uses_reference else "outputs, target"
             raise MetricError(
-                f"{self.name} raises {type(error).__name__}: {error}",
-                hint=f"it is called as {self.function.name}({what})",
+                f"{self.name} raises {type(error).__name__}{self._line_of(error)}: {error}",
+                hint=f"it is called as {self.function.name}({what}), with outputs "
+                f"{summary(outputs)}{_told(target)}",
             ) from error
+
+    def _line_of(self, error: BaseException) -> str:
+        """The last line of the metric's own file that the error came through."""
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(self.function.path)
+        ]
+        return f" in line {lines[-1]}" if lines else ""
 
     def _scaled(self, scores: Scores) -> Scores:
         low, high = self.range or (0.0, 1.0)
@@ -177,3 +188,7 @@ def _range(function: UserFunction) -> tuple[float, float] | None:
 
 def _count(outputs: Outputs) -> int:
     return len(next(iter(outputs.values())))
+
+
+def _told(target: np.ndarray | None) -> str:
+    return "" if target is None else f" and {summary({'target': target})}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from strop.errors import MissingExtra, NotApplicable
 from strop.models.graph import first_line
 from strop.models.model import Model
+from strop.models.telemetry import quiet_telemetry
 from strop.records import Signature
 
 
@@ -32,19 +33,42 @@ def to_openvino(model: Model, workdir: Path) -> Model:
     """
     if "onnx" not in model.forms:
         raise NotApplicable("only a model with an onnx form converts to OpenVINO")
-    block_telemetry()
     try:
-        import openvino
+        converted = read_network(model.forms["onnx"])
     except ImportError as error:
         raise MissingExtra("openvino", extra="openvino") from error
-    try:
-        converted = openvino.convert_model(str(model.forms["onnx"]))
     except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
         raise NotApplicable(
             f"OpenVINO cannot convert the graph: {conversion_reason(error)}"
         ) from error
     save_ir(converted, model.signature, workdir)
     return Model.seal(workdir, model.signature, source=model.source, meta=model.meta)
+
+
+def read_network(path: Path) -> Any:
+    """What OpenVINO's frontends make of a file or folder: an ``openvino.Model``.
+
+    Raises
+    ------
+    ImportError
+        When OpenVINO is not installed.
+    Exception
+        RuntimeError, and kinds of OpenVINO's own, when it cannot read it.
+    """
+    quiet_telemetry()
+    import openvino
+
+    if "," not in str(path):
+        return openvino.convert_model(str(path))
+    # It splits the path at commas, and takes the first part for the model.
+    with tempfile.TemporaryDirectory(prefix="strop-") as folder:
+        link = Path(folder) / "model"
+        if "," in path.name:
+            link = link.with_suffix(path.suffix)
+            link.symlink_to(path.resolve())
+            return openvino.convert_model(str(link))
+        link.symlink_to(path.parent.resolve())  # external data lie beside the file
+        return openvino.convert_model(str(link / path.name))
 
 
 def save_ir(network: Any, signature: Signature, workdir: Path) -> None:
@@ -63,12 +87,6 @@ def save_ir(network: Any, signature: Signature, workdir: Path) -> None:
     path = workdir / "openvino" / "model.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(network, str(path), compress_to_fp16=False)
-
-
-def block_telemetry() -> None:
-    """Keep ``openvino_telemetry`` out: OpenVINO then uses its own stub, which sends nothing."""
-    # None in sys.modules makes every import of the name raise ModuleNotFoundError.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def _set_names(ports: Any, names: tuple[str, ...]) -> None:

@@ -59,7 +59,7 @@ def import_estimator(
 
     Inputs are called as the examples call them: one matrix, float32[n, features], or, for what was
     fitted on a table, a column each, [n, 1]. A classifier gives ``label`` and ``probabilities``, a
-    regressor ``variable``, a transformer ``variable`` as well.
+    regressor ``variable``.
 
     Parameters
     ----------
@@ -89,8 +89,10 @@ def import_estimator(
     }
     notes = []
     classes = getattr(estimator, "classes_", None)
-    if classes is not None and list(classes) != list(range(len(classes))):
-        shown = ", ".join(map(str, list(classes)[:8]))
+    # Where an example has several answers there is a list of arrays, and no one column a class.
+    names = list(classes) if isinstance(classes, np.ndarray) and classes.ndim == 1 else []
+    if names != list(range(len(names))):
+        shown = ", ".join(map(str, names[:8]))
         notes.append(f"the columns of 'probabilities' stand for the classes {shown}")
     if examples is not None:
         notes += _compare(estimator, proto, inputs, examples)
@@ -126,7 +128,7 @@ def _inputs(estimator: Any, examples: Mapping[str, np.ndarray] | None) -> dict[s
             array = array.astype(str)
         else:
             raise ModelError(f"an estimator takes no {array.dtype.name} ('{name}')")
-        arrays[name] = array[:, None] if array.ndim == 1 else array
+        arrays[name] = _matrix(array)
     wide = [name for name, array in arrays.items() if array.ndim == 2]
     if len(wide) == 1 and (count is None or arrays[wide[0]].shape[1] == count):
         array = arrays[wide[0]]
@@ -143,6 +145,11 @@ def _inputs(estimator: Any, examples: Mapping[str, np.ndarray] | None) -> dict[s
         f"the {type(estimator).__name__} takes {count or 'other'} features; the data hold {held}",
         hint=f"give {wanted} of examples by features",
     )
+
+
+def _matrix(array: np.ndarray) -> np.ndarray:
+    """One feature of each example is a column."""
+    return array[:, None] if array.ndim == 1 else array
 
 
 def _converted(estimator: Any, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
@@ -228,13 +235,25 @@ def _compare(
     answers differ too often.
     """
     outputs = Runner(proto).run(dict(inputs))
-    given: Any = {name: np.asarray(examples[name]) for name in inputs}
+    given: Any = {name: _matrix(np.asarray(examples[name])) for name in inputs}
     given = _table(given) if len(inputs) > 1 else next(iter(given.values()))
-    what = next((name for name in ("predict", "transform") if hasattr(estimator, name)), "predict")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn misses the names that it was fitted with
-        expected = np.asarray(getattr(estimator, what)(given))
-    found = next(iter(outputs.values())).reshape(expected.shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn misses the names that it was fitted with
+            expected = np.asarray(estimator.predict(given))
+    except Exception as error:  # estimators raise anything
+        raise ModelError(
+            f"the {type(estimator).__name__} fails on the examples: {first_line(error)}",
+            hint="give examples like those that it was fitted on",
+        ) from error
+    found = next(iter(outputs.values()))
+    if found.size != expected.size:
+        raise ModelError(
+            f"the ONNX graph of the {type(estimator).__name__} gives {list(found.shape)} where the "
+            f"estimator gives {list(expected.shape)}",
+            hint="give an estimator with one answer an example",
+        )
+    found = found.reshape(expected.shape)
     if expected.dtype.kind == "f" and found.dtype.kind == "f":
         scale = np.maximum(np.abs(expected), np.abs(expected).mean() + 1e-12)
         differs = np.abs(found - expected) > _CLOSE * scale

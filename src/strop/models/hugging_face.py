@@ -29,22 +29,37 @@ PROCESSOR_FILES = (
 
 
 def check_trust(folder: Path, *, trust: bool) -> None:
-    """TrustError when the folder brings code of its own (``auto_map``), unless `trust`."""
-    if brings_code(folder) and not trust:
+    """TrustError when the folder's ``config.json`` names code, unless `trust`.
+
+    Code comes with the folder (``auto_map``) or from a hub, as a kernel does that stands where an
+    implementation of attention is named (``org/kernel``).
+    """
+    if not trust and (where := _code_in(_config(folder))):
         raise TrustError(
-            f"'{folder.name}' brings Python code of its own (auto_map in its config.json)",
+            f"'{folder.name}' brings Python code of its own ({where} in its config.json)",
             hint="read it, then pass --trust (trust=True in Python)",
         )
 
 
-def brings_code(folder: Path) -> bool:
-    """Whether ``config.json`` names code that comes with the folder, or from elsewhere."""
-    return bool(_config(folder).get("auto_map"))
-
-
 def processor_files(folder: Path) -> list[Path]:
-    """The files of the tokeniser or image processor that lie in the folder, if any."""
-    return [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    """The files of the tokeniser or image processor that lie in the folder, if any.
+
+    Raises
+    ------
+    ModelError
+        When one is a link to somewhere else: it would be copied into models and bundles.
+    """
+    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    home = folder.resolve()
+    # A download's files are links into the store beside its snapshots.
+    store = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+    for file in files:
+        if not file.resolve().is_relative_to(home) and file.resolve().parent != store:
+            raise ModelError(
+                f"'{file.name}' in '{folder.name}' is a link to somewhere else",
+                hint="copy the file itself",
+            )
+    return files
 
 
 def open_folder(folder: Path) -> Any:
@@ -56,9 +71,15 @@ def open_folder(folder: Path) -> Any:
     Raises
     ------
     ModelError
-        When it holds no safetensors, or transformers does not know its architecture.
+        When it holds no safetensors, an adapter, or not all of the network's weights, or
+        transformers does not know its architecture.
     """
     config = _config(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"'{folder.name}' holds an adapter for another network",
+            hint="merge it into that (merge_and_unload), and save the result",
+        )
     if not any(folder.glob("*.safetensors")):
         pickles = [path.name for path in sorted(folder.glob("*.bin"))]
         held = f"its weights are pickles ({', '.join(pickles)})" if pickles else "no weights in it"
@@ -74,41 +95,76 @@ def open_folder(folder: Path) -> Any:
     except ImportError as error:
         raise MissingExtra("transformers", extra="hf") from error
     logging.disable_progress_bar()
-    code = bool(config.get("auto_map"))
-    names = config.get("architectures") or ()
-    known = getattr(transformers, str(names[0]), None) if names else None
-    kind = known if known is not None and not code else _automatic(transformers, config)
+    logging.set_verbosity_error()  # what it warns of that matters is asked for below
+    code = bool(_code_in(config))
+    own = config.get("auto_map")
+    kind = _automatic(transformers, own) if own else _named(transformers, config)
     try:
-        module = kind.from_pretrained(
+        module, told = kind.from_pretrained(
             str(folder),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=code,
+            output_loading_info=True,
         )
     except Exception as error:  # of transformers, of safetensors, or of the folder's own code
         raise ModelError(
             f"'{folder.name}' cannot be opened by transformers: {first_line(error)}",
             hint="open it with transformers first, or give file.py:callable",
         ) from error
+    if missing := sorted(told["missing_keys"]):
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise ModelError(
+            f"'{folder.name}' lacks weights of its {type(module).__name__}, which would be random: "
+            f"{shown}",
+            hint="name the class that was saved in config.json (architectures), or give "
+            "file.py:callable, a function that opens the network without them",
+        )
     # Between two calls of a server nothing is kept.
     module.config.use_cache = False
     return module.float()
 
 
-def _automatic(transformers: Any, config: dict[str, Any]) -> Any:
+def _named(transformers: Any, config: dict[str, Any]) -> Any:
+    """The class of networks that ``architectures`` names, else the plain automatic one."""
+    names = config.get("architectures")
+    known = (
+        getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+    )
+    # Everything else of transformers has a name, too: tokenisers, functions, its own modules.
+    is_network = isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)
+    return known if is_network else transformers.AutoModel
+
+
+def _automatic(transformers: Any, registered: Any) -> Any:
     """The automatic class that the folder's own code is registered for, else the plain one."""
-    registered = config.get("auto_map") or {}
-    for name in registered:
+    for name in registered if isinstance(registered, dict) else ():
         if name.startswith("AutoModel") and hasattr(transformers, name):
             return getattr(transformers, name)
     return transformers.AutoModel
+
+
+def _code_in(config: Any) -> str:
+    """The key that names code, anywhere in a configuration; empty where none does."""
+    if isinstance(config, list):
+        return next(filter(None, map(_code_in, config)), "")
+    if not isinstance(config, dict):
+        return ""
+    for key, value in config.items():
+        if key == "auto_map" and value:
+            return "auto_map"
+        if key.endswith("_implementation") and "/" in json.dumps(value):
+            return str(key)
+        if found := _code_in(value):
+            return found
+    return ""
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' cannot be read: {error}") from error
     if not isinstance(config, dict) or not ("model_type" in config or "architectures" in config):
         raise ModelError(

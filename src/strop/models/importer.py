@@ -81,7 +81,7 @@ def load(
     ModelError
         When the source cannot be read or is not safe to read.
     TrustError
-        When the source is code and `trust` is False.
+        When the source is code, or a sealed model that names code, and `trust` is False.
     """
     given: Any = source
     if isinstance(source, str | Path):
@@ -112,6 +112,14 @@ def load(
     )
 
 
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one model: a SavedModel, one of transformers', or a sealed one."""
+    if not path.is_dir():
+        return False
+    known = module_files.format_of(path)
+    return known is not None or any((path / name).is_file() for name in (MARK, "model.json"))
+
+
 def _import_file(
     path: Path,
     workdir: Path,
@@ -138,13 +146,25 @@ def _import_file(
 
 
 def _open_directory(path: Path, trust: bool) -> Model:
+    """A model that :meth:`Model.seal` made, maybe elsewhere and by somebody else.
+
+    Later steps open it by its path alone and run whatever module it names: what may not run is
+    refused here.
+    """
     model = Model.open(path)
+    # What a link leads to would be copied into artefacts and bundles, and handed on.
+    if link := next((entry for entry in path.rglob("*") if entry.is_symlink()), None):
+        raise ModelError(
+            f"the model in '{path}' holds a symbolic link, '{link.relative_to(path)}'",
+            hint="copy the files themselves (cp -rL)",
+        )
     if digest_of_tree(model.path) != model.digest:
         raise ModelError(
             f"the model in '{path}' has been changed since it was sealed",
             hint="import the original again",
         )
-    if "module" in model.forms and trust:
-        spec = ModuleForm.read(model.forms["module"]).spec
-        model = model.with_source(ModuleSource(spec=spec) if spec else None)
-    return model
+    if "module" not in model.forms:
+        return model
+    form = ModuleForm.read(model.forms["module"])
+    form.check_trust(trust=trust)
+    return model.with_source(ModuleSource(spec=form.spec) if form.spec else None)

@@ -11,6 +11,10 @@ from typing import Any
 from strop.errors import MissingExtra, ModelError
 from strop.models.graph import first_line
 
+_OLDEST = (3, 14)
+"""Safe mode of older ones runs code or reads other files: CVE-2025-49655, CVE-2026-1462,
+CVE-2026-1669, GHSA-hqp4-2352-xf5r."""
+
 
 def open_keras(path: Path) -> Any:
     """The model in the file as an `nn.Module` whose forward takes its inputs by name.
@@ -20,7 +24,8 @@ def open_keras(path: Path) -> Any:
     Raises
     ------
     ModelError
-        When Keras cannot open it, or is at work on another backend in this process.
+        When Keras cannot open it, is at work on another backend in this process, or is too old for
+        its safe mode to be one.
     """
     keras = _keras()
     try:
@@ -92,6 +97,11 @@ def _keras() -> Any:
         import keras
     except ImportError as error:
         raise MissingExtra("keras", extra="keras") from error
+    if tuple(map(int, re.findall(r"\d+", keras.__version__)[:2])) < _OLDEST:
+        raise ModelError(
+            f"Keras {keras.__version__} may run code that a file holds: it takes 3.14 or later",
+            hint="run: pip install 'keras>=3.14'",
+        )
     if keras.backend.backend() != "torch":
         raise ModelError(
             f"Keras is at work on {keras.backend.backend()} in this process, and strop opens its "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strop.errors import ModelError
+from strop.errors import ModelError, StropError
 from strop.records import Signature
 
 FORMS = {
@@ -106,20 +106,30 @@ class Model:
 
     @classmethod
     def open(cls, path: Path, *, source: ModuleSource | None = None) -> Model:
-        """The model in a directory that :meth:`seal` has made."""
+        """The model in a directory that :meth:`seal` has made.
+
+        It trusts that directory: what comes from elsewhere goes through :func:`strop.models.load`.
+
+        Raises
+        ------
+        ModelError
+            When there is no such directory, or its ``model.json`` is damaged.
+        """
         path = path.resolve()
         try:
             document = json.loads((path / "model.json").read_bytes())
-        except (OSError, ValueError) as error:
+            signature = Signature.from_dict(document["signature"])
+            digest, meta = str(document["digest"]), dict(document["meta"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, StropError) as error:
             raise ModelError(f"'{path}' is not a strop model directory: {error}") from error
         forms = {name: path / name / main for name, main in FORMS.items()}
         return cls(
             path,
-            Signature.from_dict(document["signature"]),
-            document["digest"],
+            signature,
+            digest,
             {name: main for name, main in forms.items() if main.is_file()},
             source,
-            document["meta"],
+            meta,
         )
 
     def with_source(self, source: ModuleSource | None) -> Model:

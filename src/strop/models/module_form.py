@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from strop.errors import MissingExtra, ModelError
+from strop.errors import MissingExtra, ModelError, TrustError
 from strop.models import module_files
 from strop.models.model import Model, ModuleSource
 from strop.models.user_code import is_user_code, load_function
@@ -62,9 +62,27 @@ class ModuleForm:
             values.pop("schema")
             for name in ("inputs", "outputs", "keys", "plan"):
                 values[name] = tuple(values.get(name, ()))
+            if not all(isinstance(op, dict) for op in values["plan"]):
+                raise ValueError("its plan is no list of operations")
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"'{path}' is not a module form: {error}") from error
+
+    def check_trust(self, *, trust: bool) -> None:
+        """TrustError when opening the module may run code, and `trust` is False."""
+        from strop.models import module_plan
+
+        if trust:
+            return
+        own = None if module_plan.replaces(self.plan) else self.spec
+        if module_plan.names_code(self.plan) or (own and is_user_code(own)):
+            raise TrustError(
+                "the model names Python code, which strop runs only when told to",
+                hint="read its module/module.json and what that names, then pass --trust "
+                "(trust=True in Python)",
+            )
+        if own:
+            module_files.check_trust(Path(own), trust=False)
 
     def write(self, path: Path) -> None:
         """Write the form to the file at `path`, making its folder."""

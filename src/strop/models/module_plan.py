@@ -63,6 +63,11 @@ def replaces(plan: Sequence[Op]) -> bool:
     return bool(plan) and plan[0].get("op") in _STARTERS
 
 
+def names_code(plan: Sequence[Op]) -> bool:
+    """Whether an operation runs a file of the user's."""
+    return any(op.get("op") == _STUDENT for op in plan)
+
+
 def save_state(module: Any, path: Path) -> None:
     """Write a module's weights and persistent buffers; tied ones once.
 
@@ -131,7 +136,7 @@ def drop_op(names: Sequence[str]) -> Op:
 
 def student_op(spec: str) -> Op:
     """The operation that starts from what ``file.py:fn`` gives instead of the user's module."""
-    return {"op": "student", "spec": spec}
+    return {"op": _STUDENT, "spec": spec}
 
 
 def prune_op(before: Any, marked: Any) -> Op:
@@ -227,11 +232,12 @@ def _convert_onnx(module: Any, op: Op, folder: Path | None) -> Any:
     return to_module(folder / BASE, check=False)
 
 
-_STARTERS = ("student", "convert-onnx")
+_STUDENT = "student"
+_STARTERS = (_STUDENT, "convert-onnx")
 _OPS: dict[str, Callable[[Any, Op, Path | None], Any]] = {
     "prune": _prune,
     "drop-blocks": _drop_blocks,
-    "student": _student,
+    _STUDENT: _student,
     "convert-onnx": _convert_onnx,
     "weights": lambda module, op, folder: module,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -101,11 +102,15 @@ def write_module(
 
 
 def _linked(source: str, target: str) -> None:
-    """The same file under another name: a base graph is large, and no one changes it in place."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
+    """The same file under another name: a base graph is large, and no one changes it in place.
+
+    Weights beside it are copied: `strop.models.onnx_file` reads none through a hard link.
+    """
+    if not source.endswith(".data"):
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
 
 
 def _compare(form: ModuleForm, one: Any, other: Any, arrays: Mapping[str, np.ndarray]) -> None:

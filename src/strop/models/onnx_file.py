@@ -163,8 +163,10 @@ def tensor_bytes(tensor: onnx.TensorProto) -> int:
 
 def _content(path: Path) -> bytes:
     try:
-        with path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
+        # Opening a pipe waits for a writer otherwise.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with open(descriptor, "rb") as stream:  # noqa: PTH123 — a descriptor, not a path
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"'{path}' is not a plain file")
             if status.st_size > _PROTOBUF_LIMIT:

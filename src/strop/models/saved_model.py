@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from strop.errors import MissingExtra, ModelError, NotApplicable
-from strop.models.convert import block_telemetry, conversion_reason, save_ir
+from strop.models.convert import conversion_reason, read_network, save_ir
 from strop.models.model import Model
 from strop.records import Dim, Signature, TensorSpec
 
@@ -35,18 +35,15 @@ def import_saved_model(
     MissingExtra
         When OpenVINO is not installed.
     """
-    block_telemetry()
     try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtra("openvino", extra="openvino") from error
-    try:
-        network = openvino.convert_model(str(folder))
+        network = read_network(folder)
         signature = Signature(
             inputs=tuple(_spec(port) for port in network.inputs),
             outputs=tuple(_spec(port) for port in network.outputs),
         )
         save_ir(network, signature, workdir)
+    except ImportError as error:
+        raise MissingExtra("openvino", extra="openvino") from error
     except NotApplicable as error:
         raise ModelError(f"'{folder.name}' cannot be read: {error.message}") from error
     except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
@@ -59,8 +56,19 @@ def import_saved_model(
     return Model.seal(
         workdir,
         signature,
-        meta={"original_format": "savedmodel", "producer": "tensorflow", "changes": []},
+        meta={
+            "original_format": "savedmodel",
+            "file_name": folder.name,
+            "producer": "tensorflow",
+            "changes": [],
+            "onnx_error": _ONNX_ERROR,
+        },
     )
+
+
+_ONNX_ERROR = (
+    "needs an ONNX form, and a SavedModel has none: tf2onnx makes one where TensorFlow is installed"
+)
 
 
 def _spec(port: Any) -> TensorSpec:
@@ -89,6 +97,9 @@ _DTYPES = {
     "i32": "int32",
     "i64": "int64",
     "u8": "uint8",
+    "u16": "uint16",
+    "u32": "uint32",
+    "u64": "uint64",
     "boolean": "bool",
     "string": "str",
 }

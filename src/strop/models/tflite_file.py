@@ -7,6 +7,7 @@ that describe its border and its operators are read; the numbers of fields are t
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ _DTYPES = {
     18: "bfloat16",
 }
 _PREFERRED = "serving_default"
+_READINGS = 16
+"""How many times its own size is read of a file before it counts as damaged."""
+_TABLES = 2**22
+"""Bytes of a file that count there: the rest of a larger one are weights, which are not read."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def read(path: Path) -> TFLiteFile:
         return _facts(_Table.root(content), path.name)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"'{path.name}' is damaged or cut short: it points outside itself",
+            f"'{path.name}' is damaged or cut short: it points outside itself, or in circles",
             hint="export or download it again",
         ) from error
 
@@ -127,6 +132,8 @@ def _facts(model: _Table, name: str) -> TFLiteFile:
     inputs, outputs = main.int32s(1), main.int32s(2)
     if not outputs:
         raise ModelError(f"'{name}' gives nothing: its graph has no outputs")
+    if any(number < 0 for number in (*inputs, *outputs)):
+        raise IndexError("a tensor of the border")
     ends = [tensors[number] for number in (*inputs, *outputs)]
     if unknown := next((end for end in ends if end.kind not in _DTYPES), None):
         raise ModelError(f"'{name}': '{unknown.name}' has type {unknown.kind}, which no array has")
@@ -180,8 +187,9 @@ def _signature(
 def _named(numbers: list[int], tensors: list[_Tensor], names: dict[int, str]) -> list[str]:
     """A name each; tensors without one, or that share one, are told apart by their place."""
     found = [names.get(number) or tensors[number].name for number in numbers]
+    count = Counter(found)
     return [
-        name if name and found.count(name) == 1 else f"{name or 'tensor'}_{place}"
+        name if name and count[name] == 1 else f"{name or 'tensor'}_{place}"
         for place, name in enumerate(found)
     ]
 
@@ -220,6 +228,22 @@ class _Tensor:
         return TensorSpec(name=name, dtype=_DTYPES[self.kind], shape=tuple(dims))
 
 
+class _Budget:
+    """Bytes of lists and texts that may be read of one file.
+
+    Tables may share what they point to. A file of a megabyte can so have a million graphs that
+    all have the same million tensors; an honest one is read about once.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._left = _READINGS * min(len(content), _TABLES)
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise IndexError("what it points to repeats without end")
+
+
 class _Table:
     """A table of a FlatBuffer: a position, and the offsets of its fields.
 
@@ -227,15 +251,16 @@ class _Table:
     what is left of it.
     """
 
-    def __init__(self, content: bytes, position: int) -> None:
+    def __init__(self, content: bytes, position: int, budget: _Budget) -> None:
         self._content = content
         self._position = position
+        self._budget = budget
         self._fields = position - _at("<i", content, position)
         self._size = _at("<H", content, self._fields)
 
     @classmethod
     def root(cls, content: bytes) -> _Table:
-        return cls(content, _at("<I", content, 0))
+        return cls(content, _at("<I", content, 0), _Budget(content))
 
     def _field(self, number: int) -> int | None:
         """Where field `number` begins; None where the table leaves it out."""
@@ -260,7 +285,7 @@ class _Table:
 
     def table(self, number: int) -> _Table | None:
         place = self._field(number)
-        return None if place is None else _Table(self._content, self._follow(place))
+        return None if place is None else self._below(place)
 
     def text(self, number: int) -> str:
         place = self._field(number)
@@ -270,10 +295,11 @@ class _Table:
         length = _at("<I", self._content, start)
         if start + 4 + length > len(self._content):
             raise IndexError("text")
+        self._budget.spend(length)
         return self._content[start + 4 : start + 4 + length].decode()
 
     def tables(self, number: int) -> list[_Table]:
-        return self._vector(number, 4, lambda place: _Table(self._content, self._follow(place)))
+        return self._vector(number, 4, self._below)
 
     def int32s(self, number: int) -> list[int]:
         return self._vector(number, 4, lambda place: _at("<i", self._content, place))
@@ -292,7 +318,11 @@ class _Table:
         length = _at("<I", self._content, start)
         if start + 4 + length * size > len(self._content):
             raise IndexError("vector")
+        self._budget.spend(length * size)
         return [entry(start + 4 + index * size) for index in range(length)]
+
+    def _below(self, place: int) -> _Table:
+        return _Table(self._content, self._follow(place), self._budget)
 
     def _follow(self, place: int) -> int:
         return place + _at("<I", self._content, place)

@@ -18,7 +18,7 @@ import numpy as np
 
 from strop.errors import ModelError, NotApplicable
 from strop.models import tflite_file
-from strop.models.convert import block_telemetry, conversion_reason, save_ir
+from strop.models.convert import conversion_reason, read_network, save_ir
 from strop.models.model import Model
 from strop.models.parity import parity
 from strop.models.sample import random_inputs
@@ -118,13 +118,10 @@ def _litert(path: Path, signature: Signature) -> TFLiteRunner:
 
 
 def _openvino(path: Path) -> Any:
-    block_telemetry()
     if importlib.util.find_spec("openvino") is None:
         raise NotApplicable("OpenVINO is not installed; run: pip install 'strop[openvino]'")
-    import openvino
-
     try:
-        return openvino.convert_model(str(path))
+        return read_network(path)
     except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
         raise NotApplicable(
             f"OpenVINO cannot read the .tflite file: {conversion_reason(error)}"
@@ -215,7 +212,10 @@ def _free_batch(
         open_front = all(isinstance(front, str) for front in fronts)
         reason = "" if open_front else "inputs and outputs do not share a first dimension"
         return signature, {"declared": None, "freed": False, "reason": reason}
-    chunks = [_random(facts, seed) for seed in range(_CHUNKS)]
+    try:
+        chunks = [_random(facts, seed) for seed in range(_CHUNKS)]
+    except ModelError as error:  # of a type, or a size, that nothing can be tried with
+        return signature, {"declared": declared, "freed": False, "reason": error.message}
     together = {
         name: np.concatenate([chunk[name] for chunk in chunks]) for name in signature.input_names
     }

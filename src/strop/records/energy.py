@@ -46,6 +46,14 @@ class Energy(Record):
     watts_per_core: float | None = None
     idle_watts: float | None = None
 
+    @property
+    def grounds(self) -> str:
+        """The formula, and what its figures rest on."""
+        told = f"CPU time at {self.watts_per_core or 0:.3g} W "
+        if self.source.startswith(told):  # the formula has said as much
+            return f"{self.formula} {self.source.removeprefix(told)}"
+        return f"{self.formula}; {self.source}"
+
     def comparable(self, other: Energy) -> bool:
         """Whether the two were found in the same way."""
         return (self.kind, self.source) == (other.kind, other.source)

@@ -80,6 +80,31 @@ class Latency(Record):
     calls: int
 
 
+class OperatingPoint(Record):
+    """How a candidate does at one batch size, with so many threads and calls at once.
+
+    Attributes
+    ----------
+    threads
+        Intra-op threads of one call.
+    streams
+        Calls that ran at once.
+    p50_seconds, p99
+        Seconds a call.
+    throughput
+        Examples a second. While points are tuned, as the anchor's rounds beside them give it, so
+        that those of one trial are comparable.
+    """
+
+    batch: int
+    threads: int
+    streams: int
+    p50_seconds: float
+    p99: Interval
+    throughput: float
+    calls: int
+
+
 class Speedup(Record):
     """How many times faster than `against`, paired launch by launch.
 
@@ -88,8 +113,10 @@ class Speedup(Record):
     against
         ``original`` (its native runtime), ``equivalent`` (the fastest equivalent engine), or a
         recipe id.
+    batch
+        Examples a call of `against`; the candidate's own are in its deployment.
     ratio
-        Reference time over candidate time; above 1 is faster.
+        Reference time over candidate time, of as many examples; above 1 is faster.
     """
 
     against: str
@@ -126,6 +153,9 @@ class Evidence(Record):
         Of a trial of the race one launch's, which orders candidates; of what is delivered many.
     energy, savings, cost
         None and empty in what earlier versions wrote; `cost` where a price was given.
+    points
+        Of a trial whose batch size, threads or calls at once were tuned: what was tried, where it
+        began first, each in one launch.
     """
 
     search_quality: Quality | None = None
@@ -139,3 +169,4 @@ class Evidence(Record):
     operators_before: int | None = None
     operators_after: int | None = None
     notes: tuple[str, ...] = Field(default=())
+    points: tuple[OperatingPoint, ...] = ()

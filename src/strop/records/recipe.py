@@ -47,8 +47,13 @@ class Deployment(Record):
     batch: int = 1
 
     def __str__(self) -> str:
-        streams = {"streams": self.streams} if self.streams > 1 else {}
-        return _called(self.engine, {**self.options, **streams})
+        placed = {
+            "threads": self.threads or 0,
+            "streams": self.streams if self.streams > 1 else 0,
+            "batch": self.batch if self.batch > 1 else 0,
+        }
+        told = {name: value for name, value in placed.items() if value}
+        return _called(self.engine, {**self.options, **told})
 
 
 class Recipe(Record):

@@ -76,6 +76,9 @@ class Result(Record):
         Wall seconds by phase; ``own`` is what strop spent outside building, evaluating, timing.
     engines_left_out, techniques_left_out
         What took no part, by name, and why.
+    operation
+        At which batch size, threads and calls at once the delivered runs, in words, and whether
+        that keeps the limit on p99 where one was given.
     bundle, report
         Paths relative to the output directory.
     """
@@ -96,6 +99,7 @@ class Result(Record):
     equivalent: Candidate
     delivered: Candidate
     near_miss: NearMiss | None = None
+    operation: str = ""
     pareto: tuple[int, ...] = ()
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -122,7 +122,8 @@ def _latency_rows(evidences: Sequence[Evidence], whos: Sequence[str]) -> list[Ro
 
 def _called(latencies: Sequence[Latency]) -> str:
     """Batch, threads and calls at once, each told apart where the columns differ."""
-    parts = [f"batch {latencies[0].batch}"]
+    batches = dict.fromkeys(latency.batch for latency in latencies)
+    parts = [f"batch {', '.join(map(str, batches))}"]
     for name in ("threads", "streams"):
         values = [getattr(latency, name) for latency in latencies]
         if name == "threads" or _at_once(latencies):
@@ -210,7 +211,9 @@ def _quality_row(
             picture = figures.drop_mark(quality.drop, reach, result.tolerance, who)
             cells.append(Cell(score.value(quality.candidate), _lost(quality, score), picture))
     where = "kept aside" if proven else "of the search"
-    name = score.metric[0].upper() + score.metric[1:] if score.metric else "Quality"
+    name = score.metric or "quality"
+    if ":" not in name:  # score.py:iou is a file's name, and stays as it is
+        name = name[0].upper() + name[1:]
     return Row(name, f"on {beside.n:,} examples {where}", tuple(cells))
 
 

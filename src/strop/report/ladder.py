@@ -15,7 +15,9 @@ from typing import Any, Literal
 from strop.records import Deployment, Interval, Result, Step, Trial
 from strop.report import trained
 from strop.report.pareto import speed_of
-from strop.report.record import Ladder, Rung, Setting
+from strop.report.record import Ladder, Rung
+from strop.report.record import Setting as OtherSetting
+from strop.search.tuning import Setting
 
 _NAN = math.nan
 
@@ -24,7 +26,7 @@ _NAN = math.nan
 class _Place:
     """A rung before anything is known of it."""
 
-    kind: Literal["original", "network", "technique", "engine"]
+    kind: Literal["original", "network", "technique", "engine", "setting"]
     name: str
     start: str
     steps: tuple[Step, ...]
@@ -108,20 +110,29 @@ def over(one: Interval, other: Interval) -> Interval:
 
 def _places(result: Result, *, engine_first: bool) -> list[_Place]:
     given, made = result.original.recipe, result.delivered.recipe
-    changes = given.deploy != made.deploy
-    along = made.deploy if engine_first else given.deploy
-    if not changes:
-        along = made.deploy
+    # The engine as the original was set, so that what its settings brought is a rung of its own.
+    unset = {name: getattr(given.deploy, name) for name in ("threads", "streams", "batch")}
+    engine = made.deploy.model_copy(update=unset)
+    changes = given.deploy != engine
+    along = engine if engine_first or not changes else given.deploy
     places = [_Place("original", "the original", "", (), given.deploy)]
     if changes and engine_first:
-        places.append(_Place("engine", str(made.deploy), "", (), made.deploy))
+        places.append(_Place("engine", str(engine), "", (), engine))
     if made.start:
         places.append(_Place("network", made.start, made.start, (), along))
     for count, step in enumerate(made.steps, 1):
         places.append(_Place("technique", str(step), made.start, made.steps[:count], along))
     if changes and not engine_first:
-        places.append(_Place("engine", str(made.deploy), made.start, made.steps, made.deploy))
+        places.append(_Place("engine", str(engine), made.start, made.steps, engine))
+    if made.deploy != engine:
+        places.append(_Place("setting", _setting(result), made.start, made.steps, made.deploy))
     return places
+
+
+def _setting(result: Result) -> str:
+    """Batch size, calls at once and threads of the delivered, in words."""
+    deploy = result.delivered.recipe.deploy
+    return str(Setting(deploy.batch, deploy.threads or result.machine.cores, deploy.streams))
 
 
 def _measured(result: Result, places: Sequence[_Place]) -> int:
@@ -226,6 +237,7 @@ def _with_training(
     meta: Mapping[str, Any],
 ) -> Rung:
     step = place.steps[-1]
+    meta = trained.left_by(result.delivered.recipe.steps, len(place.steps), meta)
     runs = trained.trainings(step.technique, meta)
     changes: dict[str, Any] = {"parameters": trained.parameters(step.technique, meta)}
     if runs:
@@ -252,7 +264,7 @@ def _train_seconds(trials: Sequence[Trial], place: _Place, meta: Mapping[str, An
     return None
 
 
-def _others(result: Result, place: _Place, anchor: Interval | None) -> Iterator[Setting]:
+def _others(result: Result, place: _Place, anchor: Interval | None) -> Iterator[OtherSetting]:
     """The best trial with each other setting of the place's last step, after equal ones."""
     earlier, own = place.steps[:-1], place.steps[-1]
     best: dict[str, Trial] = {}
@@ -270,7 +282,7 @@ def _others(result: Result, place: _Place, anchor: Interval | None) -> Iterator[
             best[str(step)] = trial
     for text, trial in best.items():
         timed, quality = speed_of(trial), trial.evidence.search_quality
-        yield Setting(
+        yield OtherSetting(
             text=text,
             trial=trial.number,
             speed=timed.estimate / anchor.estimate if timed and anchor else None,

@@ -247,7 +247,7 @@ def _pair(launches: Launches, result: Result) -> dict[str, Any]:
         "right": launches.right,
         "launches": len(launches.log_ratios),
         "calls": (len(launches.left_seconds), len(launches.right_seconds)),
-        "batch": launches.batch,
+        "batch": " and ".join(map(str, dict.fromkeys((launches.batch, launches.right_batch)))),
         "confidence": None if interval is None else percent(interval.confidence),
         "calls_picture": figures.calls(launches),
         "launches_picture": figures.launches(launches, interval),

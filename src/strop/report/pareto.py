@@ -178,14 +178,8 @@ def _frame(picture: Svg, x: Axis, y: Axis, result: Result, score: Score, strip: 
         picture.line(_LEFT, y(tick), _RIGHT, y(tick), class_="axis" if not tick else "grid")
         picture.text(_LEFT - 8, y(tick) + 4, text(shown), class_="tick", text_anchor="end")
     unit = "points of " if score.percent else ""
-    picture.text(
-        0,
-        0,
-        f"{unit}{score.metric} lost",
-        class_="name",
-        text_anchor="middle",
-        transform=f"translate(15 {(_TOP + _FLOOR) / 2:.0f}) rotate(-90)",
-    )
+    # Above the axis: beside it, long numbers would run into it, on small screens all of them.
+    picture.text(2, _TOP - 10, f"{unit}{score.metric} lost", class_="name")
     speeds = x.ticks(6)
     text = tick_text(speeds, "×")
     picture.line(_LEFT, _FLOOR, _RIGHT, _FLOOR, class_="axis")

@@ -84,7 +84,7 @@ class Rung(Record):
     ----------
     kind
         What the step is: the ``original`` itself, another ``network`` to start from, a
-        ``technique``, or the ``engine``.
+        ``technique``, the ``engine``, or the ``setting``: batch size, threads and calls at once.
     name
         The step for people.
     recipe
@@ -117,7 +117,7 @@ class Rung(Record):
         Of a step that trains, the other settings that the search tried in its place.
     """
 
-    kind: Literal["original", "network", "technique", "engine"]
+    kind: Literal["original", "network", "technique", "engine", "setting"]
     name: str
     recipe: str
     trial: int | None

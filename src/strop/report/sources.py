@@ -24,6 +24,8 @@ class Launches:
     ----------
     left, right
         Who was timed against whom: ``original``, ``equivalent``, ``delivered``.
+    batch, right_batch
+        Examples a call of each.
     left_seconds, right_seconds
         float64[calls], seconds of every timed call, launches pooled.
     log_ratios
@@ -33,6 +35,7 @@ class Launches:
     left: str
     right: str
     batch: int
+    right_batch: int
     left_seconds: np.ndarray
     right_seconds: np.ndarray
     log_ratios: np.ndarray
@@ -121,6 +124,7 @@ def _launches(pairs: Mapping[str, Any]) -> tuple[Launches, ...]:
                 left=left,
                 right=right,
                 batch=int(raw["batch"]),
+                right_batch=int(raw.get("b_batch", raw["batch"])),
                 left_seconds=_positive(raw["a_seconds"]),
                 right_seconds=_positive(raw["b_seconds"]),
                 log_ratios=np.array([launch_log_ratio(quads) for quads in raw["quads"]]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from strop.records import Step
 from strop.report.record import Training
 
 _STUDENTS = {
@@ -34,6 +35,24 @@ def trainings(technique: str, meta: Mapping[str, Any]) -> tuple[Training, ...]:
     return (_training(told, ""),) if "epochs" in told else ()
 
 
+def left_by(steps: Sequence[Step], count: int, meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`meta` as the first `count` of a recipe's `steps` left it.
+
+    A technique that is applied again keeps what it said before under ``earlier``.
+
+    Examples
+    --------
+    >>> steps = [Step(technique="distil"), Step(technique="distil"), Step(technique="fp16")]
+    >>> left_by(steps, 1, {"distil": {"steps": 9, "earlier": {"steps": 5}}})
+    {'distil': {'steps': 5}}
+    """
+    name = steps[count - 1].technique
+    for later in steps[count:]:
+        if later.technique == name:
+            meta = {**meta, name: _mapping(meta.get(name)).get("earlier")}
+    return meta
+
+
 def parameters(technique: str, meta: Mapping[str, Any]) -> tuple[int, int] | None:
     """Parameters of the network before and after a technique, where it tells."""
     told = _mapping(meta.get(technique))
@@ -49,11 +68,11 @@ def student(params: Mapping[str, Any]) -> str:
     >>> student({"student": "narrow-0.25"})
     "a copy with 25% of every layer's channels"
     >>> student({"student": "same"}), student({})
-    ('the network that the step before made smaller', '')
+    ('the network that the step before left', '')
     """
     kind = str(params.get("student", ""))
     if kind == "same":
-        return "the network that the step before made smaller"
+        return "the network that the step before left"
     name, _, share = kind.partition("-")
     try:
         return _STUDENTS[name].format(f"{float(share):.0%}")

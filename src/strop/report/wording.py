@@ -44,6 +44,8 @@ def lede(result: Result, score: Score) -> list[Markup]:
     speed = _speed_sentence(result)
     if speed:
         said.append(Markup.escape(speed))
+    if _is_set(result):
+        said.append(Markup.escape(f"Set to: {result.operation}."))
     quality = result.delivered.evidence.prove_quality
     claim = result.claim
     if claim is not None and claim.kind == "equivalent":
@@ -157,7 +159,7 @@ def spending(result: Result) -> list[str]:
         idle = ""
         if found.idle_watts is not None:
             idle = f" Idle, the counters showed {significant(found.idle_watts)} W."
-        said.append(f"Energy is {found.kind}: {found.formula}; {found.source}.{idle}")
+        said.append(f"Energy is {found.kind}: {found.grounds}.{idle}")
     saved = next(
         (one for one in result.delivered.evidence.savings if one.against == "original"), None
     )
@@ -227,6 +229,12 @@ def _times_better(found: Interval, how: str) -> str:
     if found.estimate <= 1:
         return ""
     return f"{significant(found.estimate, 2)}× {how}"
+
+
+def _is_set(result: Result) -> bool:
+    """Whether its batch size, threads or calls at once are worth a sentence."""
+    asked = result.target.goal in ("throughput", "cost") or result.target.max_p99_seconds
+    return bool(result.operation and (asked or result.delivered.evidence.points))
 
 
 def _networks(result: Result) -> Markup:
@@ -319,7 +327,7 @@ def asked(result: Result) -> list[tuple[str, str]]:
     found = [
         ("Goal", target.goal),
         ("Batch", f"{target.batch:,}"),
-        ("Threads a call", f"{target.thread_count:,}"),
+        ("Threads a call", f"{target.threads or f'up to {target.thread_count}'}"),
         ("Device", target.device),
     ]
     if target.max_memory_bytes is not None:

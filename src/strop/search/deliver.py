@@ -34,17 +34,25 @@ from strop.search.builder import Built, build
 from strop.search.evaluator import Evaluator
 from strop.search.finals import Final, latency_curve, measure
 from strop.search.ledger import Ledger
+from strop.search.machines import saves_none
 from strop.search.objective import SLOWEST, at_once, cost, speed, sureness
 from strop.search.playoff import Contender, playoff
 from strop.search.prove import Proof, equivalence, plan, prove_in_order
-from strop.search.race import Race, timing_inputs
+from strop.search.race import Race
 from strop.search.spending import saved_against
+from strop.search.typical import timing_inputs
 from strop.search.workspace import Workspace, reason_of
 
 _LAUNCHES, _QUADS = 10, 4
 _LEAST_SECONDS, _LEAST_SHARE = 15.0, 0.05
 # A duel between two of the proven only orders them; with less time than this it says nothing.
 _DUEL_LAUNCHES, _DUEL_SHARE, _DUEL_LEAST = 5, 0.12, 4.0
+_BETTER = {
+    "energy": "took less energy",
+    "cost": "was cheaper",
+    "memory": "took less memory",
+    "size": "was smaller",
+}
 _CURVE = (1, 2, 4, 8, 16, 32)
 
 
@@ -102,8 +110,7 @@ def deliver(
     builds = {trial.number: item for trial, item in pairs}
     chosen = _choose(workspace, proven, builds)
     timings: dict[str, PairTiming] = {}
-    better = {"energy": "took less energy", "cost": "was cheaper"}.get(goal, "was faster")
-    reason = f"no candidate outside exact arithmetic {better} on the search examples"
+    reason = _none_better(race.trials, goal, finished=race.finished)
     if chosen is None and proofs:
         reason = f"{proofs[0].trial.recipe} {proofs[0].reason}"
     elif too_few:
@@ -163,6 +170,7 @@ def deliver(
     claim = chosen.claim if won is not None and chosen is not None else equal_proof.claim
     workspace.emit(StageEntered(stage="timing", detail="memory and the latency curve"))
     measure(workspace, finals, delivered, timings, _idle(workspace))
+    _warn_of_limit(workspace, delivered)
     return Delivery(
         improved=improved,
         reason=reason,
@@ -175,7 +183,9 @@ def deliver(
             None if won is not None else _near_miss(workspace, race, equal_trial, proofs, chosen)
         ),
         timings=timings,
-        curve=latency_curve(workspace, delivered, _CURVE),
+        curve=latency_curve(
+            workspace, delivered, sorted({*_CURVE, delivered.built.recipe.deploy.batch})
+        ),
     )
 
 
@@ -253,7 +263,8 @@ def _pair(
 ) -> PairTiming:
     """Fresh launches of both within a share of the time left."""
     workspace.emit(StageEntered(stage="timing", detail=label))
-    inputs = timing_inputs(workspace, workspace.task.batch)
+    inputs = timing_inputs(workspace, a.recipe.deploy.batch)
+    b_inputs = timing_inputs(workspace, b.recipe.deploy.batch)
     payloads = tuple(
         None if (payload := workspace.payload_for(item.spec)) is None else payload.tobytes()
         for item in (a, b)
@@ -264,10 +275,11 @@ def _pair(
         least = max(5.0, min(_LEAST_SECONDS, clock.budget / 8), _LEAST_SHARE * clock.budget)
     seconds = max(clock.left * share, least)
     with clock.phase("time"):
-        return pair(
+        timed = pair(
             a.spec,
             b.spec,
             inputs,
+            b_inputs=b_inputs,
             launches=launches,
             quads=_QUADS,
             warmup_seconds=min(3.0, seconds / (4 * launches)),
@@ -279,6 +291,14 @@ def _pair(
                 concurrent=at_once(workspace.task.goal),
             ),
         )
+    if not timed.launches:
+        workspace.emit(
+            Warned(
+                message=f"{label}: no launch ended within {seconds:.0f} s, so there is no figure; "
+                "is the machine busy (strop doctor)? A larger --budget gives more time"
+            )
+        )
+    return timed
 
 
 def _low(timing: PairTiming) -> float | None:
@@ -293,7 +313,7 @@ def _gain(workspace: Workspace, timing: PairTiming) -> Interval | None:
     if workspace.task.goal != "energy":
         return speedup(timing, "").ratio
     kind = kind_of(timing.a_used, timing.b_used)
-    saved = saved_against(workspace.target, timing.a_used, timing.b_used, "", kind)
+    saved = saved_against(workspace.target, timing.a_used, timing.b_used, "", kind, timing.batches)
     return None if saved is None else saved.ratio
 
 
@@ -327,6 +347,8 @@ def _not_better(workspace: Workspace, timing: PairTiming, won: Final, equal: Tri
                 else f"{gain.estimate:.2f}× in the one launch that there was time for, "
                 "which has no interval; raise --budget"
             )
+        if same_cost := saves_none(workspace.target, timing, name):
+            return same_cost
         limit = workspace.target.max_p99_seconds
         if limit is not None:
             seconds = float(np.quantile(np.concatenate(timing.b_seconds), 0.99))
@@ -337,10 +359,44 @@ def _not_better(workspace: Workspace, timing: PairTiming, won: Final, equal: Tri
     return ""
 
 
+def _warn_of_limit(workspace: Workspace, delivered: Final) -> None:
+    """Say so where what goes back does not keep the limit on p99, as nothing did."""
+    limit = workspace.target.max_p99_seconds
+    for latency in delivered.evidence.latency[:1]:
+        if limit is not None and latency.p99.estimate > limit:
+            workspace.emit(
+                Warned(
+                    message=f"what is delivered has a p99 of {latency.p99.estimate * 1e3:.3g} ms: "
+                    "nothing better was found within --max-p99"
+                )
+            )
+
+
 def _idle(workspace: Workspace) -> float | None:
     """Watts of the idle machine by its energy counters; None where it has none."""
     found = meter(workspace.target.device)
     return None if found is None else idle_watts(found)
+
+
+def _none_better(trials: Sequence[Trial], goal: str, *, finished: bool) -> str:
+    """Why nothing but exact candidates was left to prove.
+
+    Parameters
+    ----------
+    finished
+        Whether the race tried all that was worth it, and was not ended by its share of the budget
+        or an interruption.
+    """
+    others = [trial for trial in trials if not trial.equivalent]
+    measured = sum(trial.status != "failed" for trial in others)
+    if not measured and not finished:
+        return "the search ended before any candidate outside exact arithmetic could be tried"
+    if not measured:
+        why = f": {others[0].recipe}: {others[0].reason}" if others else ""
+        return f"no candidate outside exact arithmetic could be built{why}"
+    better = _BETTER.get(goal, "was faster")
+    tried = "" if finished else f"; there was time to try {measured}"
+    return f"no candidate outside exact arithmetic {better} on the search examples{tried}"
 
 
 def _near_miss(

@@ -117,7 +117,7 @@ class Evaluator:
         start, _ = workspace.start_of(built.recipe)
         dynamic = built.recipe.start and start.meta.get("quantised")
         fit = batch_invariant(built.recipe) and not dynamic
-        batch = SCORING_BATCH if fit else workspace.task.batch
+        batch = SCORING_BATCH if fit else built.recipe.deploy.batch
         # A set-level claim is resampled from the outputs: they are kept until it is.
         keep = workspace.metric.kind == "set" and role == "prove"
         with workspace.clock.phase("evaluate"):

@@ -12,8 +12,8 @@ from strop.errors import StropError
 from strop.measure import Conditions, PairTiming, Usage, curve, kind_of, peak, speedup, summarise
 from strop.records import BatchLatency, Evidence, Latency, Memory, Saving, Speedup, Trial, Warned
 from strop.search.builder import Built
-from strop.search.race import timing_inputs
 from strop.search.spending import priced, saved_against, spent
+from strop.search.typical import timing_inputs
 from strop.search.workspace import Workspace, reason_of
 
 
@@ -62,15 +62,18 @@ def measure(
             new = left != right and all(found.against != left for found in own.speedups)
             if right in names and new:
                 own.speedups.append(speedup(timing, left))
-                saved = saved_against(workspace.target, timing.a_used, timing.b_used, left, kind)
+                saved = saved_against(
+                    workspace.target, timing.a_used, timing.b_used, left, kind, timing.batches
+                )
                 own.savings += [] if saved is None else [saved]
-        latency = own.latency(workspace.task.batch)
+        batch = final.built.recipe.deploy.batch
+        latency = own.latency(batch)
         target = workspace.target
         final.evidence = final.evidence.model_copy(
             update={
                 "latency": () if latency is None else (latency,),
                 "speedups": tuple(own.speedups),
-                "energy": spent(target, own.used, kind=kind, idle_watts=idle_watts),
+                "energy": spent(target, own.used, batch=batch, kind=kind, idle_watts=idle_watts),
                 "savings": tuple(own.savings),
                 "cost": None if latency is None else priced(target, latency),
                 "memory": _memory(workspace, final),
@@ -136,7 +139,7 @@ def _memory(workspace: Workspace, final: Final) -> Memory | None:
         with workspace.clock.phase("time"):
             resident = peak(
                 final.built.spec,
-                timing_inputs(workspace, workspace.task.batch),
+                timing_inputs(workspace, final.built.recipe.deploy.batch),
                 None if payload is None else payload.tobytes(),
             )
     except StropError as error:

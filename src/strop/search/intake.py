@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,15 @@ from strop.proof import ledger_alpha, max_disagreement
 from strop.records import Placement, ScoreKind, SessionSpec, Signature, Target
 from strop.search.request import Request
 from strop.search.space import original_recipe
+from strop.search.task import Tolerance
 from strop.search.workspace import rethrown
 from strop.workers import Pool
 
+_EXAMPLE_FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".feather")
 _EXAMPLES = 8
 """Examples that an export is traced with and checked on."""
+_BUSY = 1.5
+"""Load a CPU from which on other work is running for sure: strop's own is 1 at most."""
 _ESTIMATED = 256
 """Examples that the graph of an estimator is held against the estimator on."""
 
@@ -44,7 +50,7 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
     payload: np.ndarray | None = None
     if isinstance(given, str | Path):
         source = str(given)
-        _refuse_folder(Path(source))
+        _refuse_what_is_no_model(Path(source))
     else:
         payload = pickled(given)
     examples = None
@@ -81,8 +87,12 @@ def import_model(request: Request, pool: Pool, folder: Path) -> tuple[Model, np.
     return model, payload
 
 
-def _refuse_folder(given: Path) -> None:
-    """Tell what to name instead of a folder that holds no model of strop's own making."""
+def _refuse_what_is_no_model(given: Path) -> None:
+    """Tell what to name instead of examples, or of a folder that holds no model of strop's own."""
+    if given.suffix.lower() in _EXAMPLE_FILES:
+        raise InputError(
+            f"'{given}' holds examples, not a model", hint="name the model first, then --data"
+        )
     if not given.is_dir() or (given / "model.json").is_file():
         return
     if module_files.format_of(given) or (given / saved_model.MARK).is_file():
@@ -123,7 +133,8 @@ def read_roles(
     train = None if request.train is None else read(request.train, "train")
     prove = None if request.prove is None else read(request.prove, "prove")
     roles = datasets.split(dataset, train=train, prove=prove)
-    warnings.extend(roles.warnings)
+    # That repeats count once was told as the examples were read.
+    warnings.extend(line for line in roles.warnings if "repeat" not in line)
     # A candidate is screened on the first rows of *search*, and timed on some of them: shuffled,
     # they are a fair sample even where the file is sorted by class.
     search = roles["search"]
@@ -188,8 +199,11 @@ def choose_metric(
     roles: dict[str, Dataset],
     pool: Pool,
     target: Target,
-) -> Metric:
-    """The metric by name, by file, or by what the data and the original's outputs look like."""
+) -> tuple[Metric, list[str]]:
+    """The metric by name, by file, or by what the data and the original's outputs look like.
+
+    Beside it: what the user should know about one that nobody named.
+    """
     dataset = roles["search"]
     rows = np.arange(min(_EXAMPLES, len(dataset)))
     with rethrown():
@@ -200,13 +214,34 @@ def choose_metric(
             dataset=dataset.describe(),
             rows=rows,
         )
-    return metrics.resolve(
+    found = metrics.resolve(
         request.metric,
         outputs=outputs,
         has_target=dataset.has_target,
         targets=dataset.targets(rows),
         trust=request.trust,
     )
+    for role in ("search", "prove"):  # the last of them is scored when all the rest is done
+        if (targets := roles[role].targets()) is not None:
+            found.check_targets(outputs, targets)
+    if request.metric is None:
+        note = metrics.caveat(found, outputs)
+    else:
+        note = _rescaled(found, request.tolerance)
+    return found, [note] if note else []
+
+
+def _rescaled(metric: Metric, tolerance: Tolerance) -> str:
+    """What a tolerance means of a metric whose own range is not [0, 1]; empty where it is."""
+    given = getattr(metric, "range", None)
+    if given is None or given == (0.0, 1.0):
+        return ""
+    low, high = given
+    told = f"{metric.name} is rescaled from [{low:g}, {high:g}] to [0, 1], and shown so"
+    if tolerance.relative:
+        return f"{told}; --within is relative to the rescaled score"
+    own = tolerance.value * (high - low)
+    return f"{told}: --within {tolerance.value:g} allows a loss of {own:.4g} in its own units"
 
 
 def original_spec(model: Model, target: Target) -> SessionSpec:
@@ -247,6 +282,20 @@ def check_device(model: Model, target: Target) -> None:
     )
 
 
+def busy_notes() -> list[str]:
+    """What the user should know where other work fills the machine; empty where none does.
+
+    All CPUs are counted, not only those granted: in a container the load is the host's.
+    """
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= _BUSY * cpus:
+        return []
+    return [
+        f"the load is {load:.1f} on {cpus} CPUs: other work spoils timings and leaves time for few "
+        "trials; wait for it to end"
+    ]
+
+
 def power_note(n: int, tolerance: float, alpha: float, kind: ScoreKind) -> tuple[str, bool]:
     """What `n` examples can prove, in words, and whether they can prove anything."""
     points = f"{tolerance:.3%}".rstrip("0%").rstrip(".") + "%"
@@ -255,9 +304,10 @@ def power_note(n: int, tolerance: float, alpha: float, kind: ScoreKind) -> tuple
     # The first run on a proof set has this share of the error; later ones have less.
     largest = max_disagreement(n, tolerance, ledger_alpha(alpha, 1), kind=kind)
     if largest is None:
+        least = math.ceil(math.log(1 / ledger_alpha(alpha, 1)) / tolerance)
         return (
-            f"{n:,} unseen examples are too few to prove a loss below {points}: only candidates "
-            "whose outputs stay the same are tried",
+            f"{n:,} unseen examples are too few to prove a loss below {points}, which takes some "
+            f"{least:,} at the least: only candidates whose outputs stay the same are tried",
             False,
         )
     return (

@@ -38,7 +38,8 @@ from strop.search.deliver import Delivery, deliver
 from strop.search.evaluator import SCORING_BATCH, Evaluator
 from strop.search.journal import Journal
 from strop.search.ledger import Ledger
-from strop.search.objective import speed
+from strop.search.objective import at_once, speed
+from strop.search.operating import open_batch
 from strop.search.race import Race
 from strop.search.request import Request, text_of
 from strop.search.space import JointSpace, joint_space, original_recipe
@@ -144,7 +145,7 @@ def optimize(
         machine=described,
         device=request.device,
         goal=request.goal,
-        batch=request.batch,
+        batch=request.batch or 1,
         threads=request.threads,
         max_memory_bytes=request.max_memory_bytes,
         max_p99_seconds=request.max_p99_seconds,
@@ -210,8 +211,11 @@ def _take_in(
         others = networks.import_others(request, model, pool, scratch) if more else {}
         say("reading the examples")
         roles, dataset, warnings = intake.read_roles(request, model.signature, scratch)
-        metric = intake.choose_metric(request, model, payload, roles, pool, target)
+        metric, notes = intake.choose_metric(request, model, payload, roles, pool, target)
         model, student = intake.add_student(request, model, payload, roles, pool)
+    batch_is_free = (
+        request.batch is None and at_once(target.goal) and model.signature.batch_is_dynamic
+    )
     task = Task(
         model=text_of(first),
         model_digest=model.digest,
@@ -221,7 +225,7 @@ def _take_in(
         confidence=request.confidence,
         metric=metric.describe(),
         goal=target.goal,
-        batch=target.batch,
+        batch=None if batch_is_free else target.batch,
         threads=target.threads,
         max_memory_bytes=target.max_memory_bytes,
         max_p99_seconds=target.max_p99_seconds,
@@ -252,11 +256,13 @@ def _take_in(
         emit=lambda event: None,
         say=say,
         others=others,
-        warnings=warnings,
+        warnings=[*warnings, *notes],
         preprocess=request.preprocess,
         train_seconds=request.train_seconds,
+        train_rest=request.train_rest,
         student=student,
         proof_set=roles["prove"].digest,
+        batch_is_free=batch_is_free,
     )
 
 
@@ -269,7 +275,7 @@ def _history(previous: Sequence[Event], task: Task) -> list[Trial]:
             then = Task.from_dict(event.task).to_dict()
             changed = [key for key, value in task.to_dict().items() if then[key] != value]
             raise InputError(
-                f"the interrupted search was another one: {', '.join(changed)} differ",
+                f"the interrupted search was another one: it differs in {', '.join(changed)}",
                 hint="leave --resume away, or give what was given then",
             )
         if isinstance(event, TrialFinished):
@@ -285,8 +291,13 @@ def _search(
 ) -> Result:
     """Race, prove, deliver, write; `rows` are a resumed search's examples by role."""
     task, clock = workspace.task, workspace.clock
-    space = _space(workspace)
     spec = intake.original_spec(workspace.model, workspace.target)
+    if workspace.batch_is_free:
+        workspace.say("looking for the batch size")
+        # A resumed race goes on at the batch size that it began with.
+        batch = history[0].recipe.deploy.batch if history else open_batch(workspace, spec)
+        workspace.target = workspace.target.model_copy(update={"batch": batch})
+    space = _space(workspace)
     recipe = original_recipe(workspace.model, workspace.target)
     artifact = Path(spec.artifact)
     original = Built(
@@ -303,10 +314,16 @@ def _search(
                 rows={role: len(dataset) for role, dataset in workspace.roles.items()},
             )
         )
+    else:
+        trials = f"{len(history)} trial{'' if len(history) == 1 else 's'}"
+        left = f"{max(clock.left, 0):.0f} s of {clock.budget:.0f} s left"
+        workspace.emit(StageEntered(stage="race", detail=f"going on after {trials}, {left}"))
     early, workspace.warnings = workspace.warnings, []
-    for line in [*early, *caution(workspace.target), *cut]:
+    for line in [*intake.busy_notes(), *early, *caution(workspace.target), *cut]:
         workspace.emit(Warned(message=line))
-    workspace.emit(StageEntered(stage="reference", detail="running the original"))
+    judged = getattr(workspace.metric, "output", None)
+    judge = workspace.metric.name + (f" of '{judged}'" if judged else "")
+    workspace.emit(StageEntered(stage="reference", detail=f"running the original; {judge} judges"))
     reference = evaluator.score_original("search")
     mean = reference.set_values[0] if reference.set_values else float(reference.reference.mean())
     workspace.tolerance = task.tolerance.absolute(mean)

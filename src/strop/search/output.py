@@ -17,13 +17,23 @@ from strop import bundle, engines
 from strop.errors import InputError
 from strop.measure import PairTiming
 from strop.models import module_files
-from strop.records import Candidate, DataSummary, Event, Recipe, Result, Trial, TrialFinished
+from strop.records import (
+    Candidate,
+    DataSummary,
+    Event,
+    OperatingPoint,
+    Recipe,
+    Result,
+    Trial,
+    TrialFinished,
+)
 from strop.search.deliver import Delivery
 from strop.search.finals import Final
 from strop.search.journal import read_journal
 from strop.search.objective import pareto
 from strop.search.prove import Proof
 from strop.search.race import Race
+from strop.search.tuning import in_words
 from strop.search.workspace import Workspace
 
 _MARK = "journal.jsonl"
@@ -215,6 +225,7 @@ def _result(workspace: Workspace, race: Race, delivery: Delivery) -> Result:
         equivalent=_candidate(delivery.equivalent),
         delivered=_candidate(delivery.delivered),
         near_miss=delivery.near_miss,
+        operation=_operation(workspace, delivery.delivered),
         pareto=pareto(race.trials),
         trials=trials,
         warnings=tuple(workspace.warnings),
@@ -237,6 +248,23 @@ def _engines_left_out(race: Race) -> dict[str, str]:
         for name in engines.names()
         if name not in ran
     }
+
+
+def _operation(workspace: Workspace, delivered: Final) -> str:
+    """The delivered's settings and what they give, in words; empty where it was not timed."""
+    latency = next(iter(delivered.evidence.latency), None)
+    if latency is None:
+        return ""
+    point = OperatingPoint(
+        batch=latency.batch,
+        threads=latency.threads,
+        streams=latency.streams,
+        p50_seconds=latency.p50.estimate,
+        p99=latency.p99,
+        throughput=latency.throughput,
+        calls=latency.calls,
+    )
+    return in_words(point, workspace.target.max_p99_seconds)
 
 
 def _candidate(final: Final) -> Candidate:
@@ -282,6 +310,7 @@ def _processor(workspace: Workspace) -> Path | None:
 def _raw(timing: PairTiming) -> dict[str, Any]:
     return {
         "batch": timing.batch,
+        "b_batch": timing.batches[1],
         "shortened": timing.shortened,
         "settled": timing.settled,
         "concurrent": timing.concurrent,

@@ -77,7 +77,8 @@ def plan(workspace: Workspace, trials: Sequence[Trial], worst_cost: float) -> li
         and sureness(trial, workspace.tolerance) > 0
         and cost(trial, goal) < _WORTH * worst_cost
     ]
-    wanted.sort(key=lambda trial: sureness(trial, workspace.tolerance), reverse=True)
+    # What scores the same, as the tuned and the untuned of one artefact do, is tested once.
+    wanted.sort(key=lambda trial: (-sureness(trial, workspace.tolerance), cost(trial, goal)))
     chain: list[Trial] = []
     for trial in wanted:
         if not chain or cost(trial, goal) < cost(chain[-1], goal):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from strop.records import (
     BestChanged,
     Evidence,
     Interval,
+    OperatingPoint,
     Recipe,
     Speedup,
     Trial,
@@ -27,13 +28,16 @@ from strop.records import (
     TrialStarted,
     Warned,
 )
-from strop.search.builder import Built, StepFailed, build, operator_counts, trains
+from strop.search.builder import Built, StepFailed, build, operator_counts
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
+from strop.search.foresight import Foresight, patience
 from strop.search.objective import at_once, cost, may_hold, pareto, speed
+from strop.search.operating import kept_for_tuning, tune
 from strop.search.purse import Purse, shares, untrained
 from strop.search.space import JointSpace
 from strop.search.spending import screened
 from strop.search.strategies import Strategy
+from strop.search.typical import timing_inputs
 from strop.search.workspace import Workspace, reason_of
 from strop.workers import ChildError
 
@@ -44,10 +48,8 @@ _SCREEN = 128
 _SURE_AT_SCREEN, _SURE_AT_ALL = 3.0, 2.33
 _ROUNDS, _MORE_ROUNDS = 5, 6
 _PATIENCE = 20
-_SHARE, _SHORTEST = 0.25, 20.0
-"""What one trial may take of the race's time left, and at least in seconds: one slow build must
-not be all that is tried. Training is meant to take long and has limits of its own."""
-_TYPICAL = 64
+_TAIL_CALLS, _TAIL_ROUNDS = 400, 30
+"""So many calls bound p99 from above; rounds beyond so many are not spent on it."""
 
 
 class Race:
@@ -81,6 +83,8 @@ class Race:
             space = JointSpace(kept, space.exact, space.rejected)
         self._space = space
         self.trials: list[Trial] = list(history)
+        self.finished = False
+        """Whether all was tried that was worth it, before the race's time was up."""
         self.drops: dict[int, np.ndarray] = {}
         self._digests = {
             (trial.artifact_digest, _deployed(trial.recipe)): trial.number
@@ -96,8 +100,10 @@ class Race:
         )
         self._purse = Purse(workspace.train_seconds, shares(space))
         workspace.share = self._purse.share
+        self._foresight = Foresight()
         for trial in history:
             self._purse.note(trial, workspace.tolerance)
+            self._foresight.note(trial)
 
     @property
     def rejected(self) -> tuple[tuple[str, str], ...]:
@@ -107,20 +113,17 @@ class Race:
     def run(self) -> None:
         """Race until the space, the patience or the race's share of the budget is used up."""
         workspace = self._workspace
-        inputs = timing_inputs(workspace, workspace.task.batch)
+        inputs = timing_inputs(workspace, workspace.target.batch)
         conditions = Conditions(concurrent=at_once(workspace.task.goal))
+        kept = kept_for_tuning(workspace, self._original)
         with Arena(inputs, seed=workspace.task.seed, conditions=conditions) as self._arena:
             self._try_original()
-            while workspace.clock.race_left > 0 and self._stale < _PATIENCE:
-                recipe = self._strategy.propose(
-                    self._purse.affordable(self._space, workspace.clock.race_left),
-                    self.trials,
-                    tolerance=workspace.tolerance,
-                    seed=workspace.task.seed,
-                )
-                if recipe is None:
-                    break
-                self._finish(self._try(recipe))
+            self._explore(self._purse.affordable, kept)
+            if workspace.train_rest:
+                self._stale = 0
+                self._explore(self._purse.taught_on, kept)
+            if kept and self._anchored:
+                self._tune()
         self._arena = None
         if skipped := untrained(self._space, self.trials):
             workspace.emit(
@@ -137,6 +140,38 @@ class Race:
             else trial
             for trial in self.trials
         ]
+
+    def _explore(self, narrowed: Callable[[JointSpace, float], JointSpace], kept: float) -> None:
+        """Try what the strategy proposes of the space as `narrowed` to the race's time left."""
+        workspace = self._workspace
+        while workspace.clock.race_left > kept and self._stale < _PATIENCE:
+            left = workspace.clock.race_left - kept
+            recipe = self._strategy.propose(
+                # Training may take the time that tuning is kept: it is worth more.
+                narrowed(self._foresight.in_time(self._space, left), workspace.clock.race_left),
+                self.trials,
+                tolerance=workspace.tolerance,
+                seed=workspace.task.seed,
+            )
+            if recipe is None:
+                self.finished = True
+                return
+            self._finish(self._try(recipe, exact=self._space.is_exact(recipe)))
+        self.finished = self._stale >= _PATIENCE
+
+    def _tune(self) -> None:
+        """Find the batch size, threads and calls at once that suit the best few."""
+        assert self._arena is not None
+        workspace = self._workspace
+
+        def attempt(recipe: Recipe, exact: bool, points: Sequence[OperatingPoint]) -> Trial:
+            trial = self._try(recipe, exact=exact, points=points)
+            self._finish(trial)
+            return trial
+
+        for dropped in tune(workspace, self._arena, self.trials, self._original, attempt):
+            self.trials[dropped.number] = dropped
+            workspace.emit(TrialFinished(trial=dropped, elapsed=workspace.clock.elapsed))
 
     def _try_original(self) -> None:
         """Trial 0; on a resumed run it is only loaded again, as the anchor of new timings."""
@@ -175,12 +210,19 @@ class Race:
                 raise error
             self._anchored.add(len(self.trials))
 
-    def _try(self, recipe: Recipe) -> Trial:
-        """Take one recipe as far as it deserves."""
+    def _try(self, recipe: Recipe, *, exact: bool, points: Sequence[OperatingPoint] = ()) -> Trial:
+        """Take one recipe as far as it deserves.
+
+        Parameters
+        ----------
+        exact
+            Whether it may claim equivalence.
+        points
+            How its settings were found, where they were tuned.
+        """
         workspace = self._workspace
         number = len(self.trials)
         workspace.emit(TrialStarted(number=number, recipe_text=str(recipe)))
-        exact = self._space.is_exact(recipe)
         trial = Trial(number=number, recipe=recipe, status="failed", stage="build")
         seconds: dict[str, float] = {}
 
@@ -188,7 +230,7 @@ class Race:
             update = {"status": status, "stage": stage, "reason": reason, "seconds": dict(seconds)}
             return trial.model_copy(update=update | more)
 
-        patience = max(_SHORTEST, workspace.clock.race_left * (1.0 if trains(recipe) else _SHARE))
+        allowed = patience(recipe, workspace.clock.race_left)
         start, trained = time.monotonic(), workspace.clock.phases.get("train", 0.0)
 
         def took() -> None:
@@ -200,7 +242,7 @@ class Race:
 
         try:
             with workspace.clock.phase("build"):
-                built = build(workspace, recipe, timeout=patience)
+                built = build(workspace, recipe, timeout=allowed)
         except StropError as error:
             took()
             step = error.index if isinstance(error, StepFailed) else None
@@ -215,7 +257,7 @@ class Race:
 
         start = time.monotonic()
         try:
-            scored = self._score(built, patience)
+            scored = self._score(built, allowed)
         except StropError as error:
             seconds["evaluate"] = time.monotonic() - start
             return outcome("failed", "evaluate", reason_of(error))
@@ -223,7 +265,8 @@ class Race:
         self.drops[number] = scored.drops
         found = quality(workspace, scored)
         equivalent = exact and found.changed == 0 and found.max_relative_error <= EQUIVALENT_ERROR
-        evidence = Evidence(search_quality=found, **operator_counts(built.model))
+        counts = operator_counts(built.model)
+        evidence = Evidence(search_quality=found, points=tuple(points), **counts)
         trial = trial.model_copy(update={"equivalent": equivalent, "evidence": evidence})
         if not equivalent and (lost := self._outside(scored)):
             return outcome("dropped", "evaluate" if scored.n > _SCREEN else "screen", lost)
@@ -234,15 +277,15 @@ class Race:
         seconds["time"] = time.monotonic() - start
         return timed.model_copy(update={"seconds": seconds})
 
-    def _score(self, built: Built, patience: float) -> Scored:
+    def _score(self, built: Built, timeout: float) -> Scored:
         """On few examples, then on all unless those few were enough to drop it."""
         workspace = self._workspace
         rows = len(workspace.roles["search"])
         if workspace.metric.kind != "set" and rows > 2 * _SCREEN:
-            first = self._evaluator.score(built, "search", limit=_SCREEN, timeout=patience)
+            first = self._evaluator.score(built, "search", limit=_SCREEN, timeout=timeout)
             if self._outside(first):
                 return first
-        return self._evaluator.score(built, "search", timeout=patience)
+        return self._evaluator.score(built, "search", timeout=timeout)
 
     def _outside(self, scored: Scored) -> str:
         """Why the candidate is confidently outside the tolerance; empty when it is not."""
@@ -271,13 +314,21 @@ class Race:
             return trial.model_copy(update={"evidence": evidence})
         name = f"{trial.number}"
         payload = workspace.payload_for(built.spec)
+        batch = trial.recipe.deploy.batch
         with workspace.clock.phase("time"):
-            error = arena.add(name, built.spec, None if payload is None else payload.tobytes())
+            error = arena.add(
+                name,
+                built.spec,
+                None if payload is None else payload.tobytes(),
+                None if batch == workspace.target.batch else timing_inputs(workspace, batch),
+            )
             ratio = None
             if error is None:
                 ratio = self._rounds(name, _ROUNDS)
                 if ratio is not None and ratio.high > self._best:
                     ratio = self._rounds(name, _MORE_ROUNDS)
+                if trial.evidence.points and workspace.target.max_p99_seconds is not None:
+                    ratio = self._tail(name) or ratio
                 memory = memory.model_copy(update={"peak": arena.memory_of(name)})
             timings = arena.timings()
             timing = timings[name]
@@ -292,6 +343,7 @@ class Race:
             timing,
             timings["anchor"],
             kind=self._energy_kind,
+            batch=batch,
             concurrent=at_once(workspace.task.goal),
         )
         if self._energy_kind is None and spending["energy"] is not None:
@@ -301,13 +353,13 @@ class Race:
                 **spending,
                 "memory": memory,
                 "speedups": (
-                    Speedup(against="anchor", batch=workspace.task.batch, ratio=ratio, launches=1),
+                    Speedup(
+                        against="anchor", batch=workspace.target.batch, ratio=ratio, launches=1
+                    ),
                 ),
             }
         )
-        trial = trial.model_copy(update={"evidence": evidence})
-        # Calls that run at once each take longer than the time between two that end.
-        return self._within_constraints(trial, timing.seconds * built.spec.placement.streams)
+        return self._within_constraints(trial.model_copy(update={"evidence": evidence}))
 
     def _rounds(self, name: str, count: int) -> Interval | None:
         """Ratio of the anchor's time over `name`'s, over all rounds so far."""
@@ -322,11 +374,27 @@ class Race:
         estimate, low, high = ratio_interval(np.log(theirs / mine), 0.95, "t")
         return Interval(estimate=estimate, low=low, high=high)
 
-    def _within_constraints(self, trial: Trial, seconds: float) -> Trial:
+    def _tail(self, name: str) -> Interval | None:
+        """Rounds until p99 has an upper bound."""
+        assert self._arena is not None
+        ratio = None
+        for _ in range(_TAIL_ROUNDS):
+            if len(self._arena.timings()[name].calls) >= _TAIL_CALLS:
+                break
+            ratio = self._rounds(name, 1)
+        return ratio
+
+    def _within_constraints(self, trial: Trial) -> Trial:
         target, memory = self._workspace.target, trial.evidence.memory
-        reason = ""
-        if target.max_p99_seconds is not None and seconds > target.max_p99_seconds:
-            reason = f"takes {seconds * 1e3:.2f} ms: over --max-p99"
+        (latency,) = trial.evidence.latency
+        limit, reason = target.max_p99_seconds, ""
+        # A race's few calls tell p99 roughly: only what is surely above goes, unless it was tuned
+        # to keep the limit and was timed for longer.
+        p99 = latency.p99.estimate if trial.evidence.points else latency.p99.low
+        if limit is not None and latency.p50.estimate > limit:
+            reason = f"takes {latency.p50.estimate * 1e3:.2f} ms: over --max-p99"
+        elif limit is not None and p99 > limit:
+            reason = f"has a p99 of {latency.p99.estimate * 1e3:.2f} ms: over --max-p99"
         elif target.max_memory_bytes and memory and (memory.peak or 0) > target.max_memory_bytes:
             reason = f"holds {(memory.peak or 0) / 1e6:.0f} MB: over --max-memory"
         if not reason:
@@ -338,6 +406,7 @@ class Race:
         self.trials.append(trial)
         workspace = self._workspace
         self._purse.note(trial, workspace.tolerance)
+        self._foresight.note(trial)
         workspace.emit(TrialFinished(trial=trial, elapsed=workspace.clock.elapsed))
         ratio = speed(trial)
         self._stale += 1
@@ -362,27 +431,6 @@ class Race:
                     speedup=ratio,
                 )
             )
-
-
-def timing_inputs(workspace: Workspace, batch: int) -> dict[str, np.ndarray]:
-    """One batch of real examples of *search*, of typical length where lengths differ.
-
-    Padding shows as zeros in integer inputs (ids, masks); the examples nearest to the median
-    count of other values are taken, so that a technique that skips padding is neither flattered
-    nor slighted by the luck of the first rows.
-    """
-    dataset = workspace.roles["search"]
-    rows = np.arange(min(_TYPICAL, len(dataset)))
-    inputs = dataset.inputs(rows)
-    sizes = sum(
-        np.count_nonzero(values.reshape(len(rows), -1), axis=1)
-        for values in inputs.values()
-        if np.issubdtype(values.dtype, np.integer)
-    )
-    if isinstance(sizes, np.ndarray):
-        order = np.argsort(np.abs(sizes - np.median(sizes)), kind="stable")
-        rows = rows[order]
-    return dataset.inputs(rows[np.arange(batch) % len(rows)])
 
 
 def _deployed(recipe: Recipe) -> str:

@@ -41,10 +41,13 @@ class Request:
         The folder to make.
     metric
         A metric's name or ``file.py:fn``; None chooses by the data.
+    batch
+        Examples a call. None means 1, but for the goals ``throughput`` and ``cost`` the size that
+        gives the most examples a second within the limits.
     shapes
         Dimensions by input name, for models whose free dimensions the examples do not settle.
     threads
-        Threads of one inference; None means one a granted core.
+        Threads of one inference; None means that the search may choose, up to one a granted core.
     device
         ``cpu``, or what engines call another device: ``cuda``, ``gpu``, ``npu``, ``qnn`` …
     budget
@@ -70,7 +73,7 @@ class Request:
     goal: Goal = "latency"
     max_memory_bytes: int | None = None
     max_p99_seconds: float | None = None
-    batch: int = 1
+    batch: int | None = None
     shapes: Mapping[str, Sequence[int | str]] | None = None
     threads: int | None = None
     device: str = "cpu"
@@ -134,6 +137,11 @@ class Request:
         return parse_seconds(self.train_budget)
 
     @property
+    def train_rest(self) -> bool:
+        """Whether time that nothing else wants may go to training: not where its part was named."""
+        return self.train_seconds > 0 and self.train_budget is None
+
+    @property
     def folder(self) -> Path:
         return Path(self.output).absolute()
 
@@ -164,11 +172,31 @@ class Request:
                 raise InputError(f"{name} is {value}: it must be at least 1")
         if self.seed < 0:
             raise InputError(f"the seed is {self.seed}: it must be at least 0")
+        self._check_kinds()
         goals = get_args(Goal)
         if self.goal not in goals:
             raise InputError(f"there is no goal '{self.goal}'", hint=f"known: {', '.join(goals)}")
         self._check_names()
         self._check_money()
+
+    def _check_kinds(self) -> None:
+        # Of what Python takes from anybody, and the command line from nobody.
+        for name in ("data", "train", "prove"):
+            given = getattr(self, name)
+            fine = isinstance(given, str | Path) or hasattr(given, "items")
+            if not fine and (name == "data" or given is not None):
+                raise InputError(
+                    f"{name} is a {type(given).__name__}: expected a path or a dict of arrays",
+                    hint='give {"image": images, "target": labels}, or the path of a file',
+                )
+        if self.metric is not None and not isinstance(self.metric, str):
+            raise InputError(
+                f"the metric is a {type(self.metric).__name__}: it runs in processes of its own",
+                hint="write it into a file, and give metric='file.py:fn' with trust=True",
+            )
+        for name in ("engines", "techniques"):
+            if isinstance(given := getattr(self, name), str):
+                raise InputError(f"{name}='{given}' is text", hint=f"give a list: ['{given}']")
 
     def _check_names(self) -> None:
         # Not by loading them: a plug-in that is broken is left out of a search, not an error.

@@ -31,6 +31,7 @@ def screened(
     anchor: ScreenTiming,
     *,
     kind: EnergyKind | None,
+    batch: int,
     concurrent: bool,
 ) -> dict[str, Any]:
     """Latency, energy and cost of a trial as fields of its evidence: of one launch, for ordering.
@@ -41,6 +42,8 @@ def screened(
         The trial's rounds, and the anchor's, of which the last ones went beside the trial's.
     kind
         How energy is told in this search; None where nothing has told it yet.
+    batch
+        Examples a call of the trial; of the anchor they are the target's.
     concurrent
         Whether calls ran at once, so that the rounds' figures are the time between two that end.
     """
@@ -53,19 +56,20 @@ def screened(
     rate = target.batch / float(np.median(timing.rounds)) if concurrent else None
     latency = summarise(
         [timing.calls],
-        batch=target.batch,
+        batch=batch,
         threads=spec.placement.threads,
         streams=spec.placement.streams,
         rate=rate,
     )
     saved = None
     if len(beside) == len(used):
-        saved = saving(beside, used, "anchor", kind=told) or saving(
-            [alongside], [whole], "anchor", kind=told
+        batches = (target.batch, batch)
+        saved = saving(beside, used, "anchor", kind=told, batches=batches) or saving(
+            [alongside], [whole], "anchor", kind=told, batches=batches
         )
     return {
         "latency": (latency,),
-        "energy": spent(target, [whole], kind=told),
+        "energy": spent(target, [whole], batch=batch, kind=told),
         "savings": () if saved is None else (saved.model_copy(update={"launches": 1}),),
         "cost": priced(target, latency),
     }
@@ -75,10 +79,11 @@ def spent(
     target: Target,
     used: Sequence[Usage],
     *,
+    batch: int,
     kind: EnergyKind,
     idle_watts: float | None = None,
 ) -> Energy | None:
-    """The energy of one inference; None where it cannot be told.
+    """The energy of one inference, `batch` of them a call; None where it cannot be told.
 
     CPU seconds say nothing of what another device takes.
     """
@@ -87,7 +92,7 @@ def spent(
     counters = meter(target.device) if kind == "measured" else None
     return energy(
         used,
-        batch=target.batch,
+        batch=batch,
         watts=watts(target.machine, target.watts_per_core),
         kind=kind,
         counters=counters.name if counters else "",
@@ -101,11 +106,15 @@ def saved_against(
     candidate: Sequence[Usage],
     against: str,
     kind: EnergyKind,
+    batches: tuple[int, int],
 ) -> Saving | None:
-    """How many times less energy the candidate took, where it can be told in that way."""
+    """How many times less energy the candidate took, where it can be told in that way.
+
+    `batches` are the inferences a call of both.
+    """
     if kind == "estimated" and target.device != "cpu":
         return None
-    return saving(reference, candidate, against, kind=kind)
+    return saving(reference, candidate, against, kind=kind, batches=batches)
 
 
 def caution(target: Target) -> list[str]:

@@ -62,6 +62,8 @@ class Task(Record):
     ----------
     model, data, train, prove
         What was given, as text for people; digests below say what it was.
+    batch
+        None where the search is to choose it.
     others
         The networks besides the original that recipes may start from.
     shapes
@@ -77,7 +79,7 @@ class Task(Record):
     confidence: float
     metric: dict[str, Any]
     goal: Goal
-    batch: int
+    batch: int | None
     threads: int | None
     max_memory_bytes: int | None
     max_p99_seconds: float | None

@@ -20,7 +20,7 @@ from strop.models.model import Model
 from strop.records import Event, Recipe, SessionSpec, Target
 from strop.search.cache import Cache
 from strop.search.task import Task
-from strop.workers import ChildFailed, Pool
+from strop.workers import ChildFailed, ChildTimeout, Pool
 
 
 class Clock:
@@ -108,12 +108,16 @@ class Workspace:
         ``file.py:fn`` as given, for the bundle.
     train_seconds
         For all trained steps together; 0 where nothing is trained.
+    train_rest
+        Whether time that nothing else wants may go to training as well.
     share
         Seconds that one trained step may take: what the race makes of them.
     student
         ``file.py:fn`` of the user's own student, absolute.
     proof_set
         Digest of all of *prove*, before the budget cut it: what the ledger counts by.
+    batch_is_free
+        Whether the batch size is for the search to choose.
     """
 
     task: Task
@@ -132,9 +136,11 @@ class Workspace:
     tolerance: float = 0.0
     preprocess: str | None = None
     train_seconds: float = 0.0
+    train_rest: bool = False
     share: float = 0.0
     student: str | None = None
     proof_set: str = ""
+    batch_is_free: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -194,6 +200,8 @@ def rethrown() -> Iterator[None]:
 
 def reason_of(error: StropError) -> str:
     """One line for the table of what was tried and why it lost."""
+    if isinstance(error, ChildTimeout) and error.seconds is not None:
+        return f"took longer than the {error.seconds:.0f} s that it was given"
     text = error.error_message if isinstance(error, ChildFailed) else str(error)
     line = next((part.strip() for part in text.splitlines() if part.strip()), type(error).__name__)
     if isinstance(error, ChildFailed) and not isinstance(error, NotApplicable):

@@ -100,6 +100,14 @@ class Technique(ABC):
         """
         return True
 
+    def further(self, earlier: Sequence[Step], seconds: float) -> Mapping[str, Any] | None:
+        """Parameters with which it trains what the `earlier` steps left for some `seconds` more.
+
+        Asked where a search has time left and nothing else to try. They hold `seconds` under that
+        name; the step is built like any other. None, as by default, where it cannot.
+        """
+        return None
+
     def deploys(self, engine: str, options: Mapping[str, Any]) -> bool:
         """Whether its result is worth running on an engine with these options. By default so."""
         return True

@@ -20,6 +20,7 @@ from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.calibration import sample_rows
+from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.onnx_view import GraphView, name_nodes
 from strop.techniques.quantisable import Layer, find_layers
 from strop.techniques.sensitivity import cached, layer_errors, rank_layers
@@ -91,8 +92,7 @@ class MixedBF16(Technique):
         name_nodes(proto.graph)
         layers = _layers(proto)
         data = ctx.data["calibrate"]
-        leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-        fixed = next((dim for dim in leading if isinstance(dim, int)), None)
+        fixed = fixed_batch(model.signature)
         rows = sample_rows(len(data), fixed or _ROWS, ctx.seed)
         if len(rows) < (fixed or 1):
             raise NotApplicable(f"there are {len(data)} rows to rank the layers on")

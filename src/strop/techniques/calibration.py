@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -167,11 +166,13 @@ def open_session(
     """
     import onnxruntime
 
+    from strop.measure.machine import granted_cpus
+
     if model.ByteSize() >= 2**31 - 1:
         raise NotApplicable("models of 2 GiB and more are not quantised statically")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or len(granted_cpus())
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile

@@ -11,6 +11,7 @@ from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models.model import Model
 from strop.techniques.calibration import Arrays, sample_rows
+from strop.techniques.fixed_batch import fixed_batch
 
 CALIBRATION_ROWS = 128
 """Rows that ranges, moments and means are taken over at most."""
@@ -47,8 +48,7 @@ class Rows:
         NotApplicable
             When there is not one batch of them.
         """
-        leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-        fixed = next((dim for dim in leading if isinstance(dim, int)), None)
+        fixed = fixed_batch(model.signature)
         chosen = sample_rows(len(data), limit, seed)
         size = fixed or _BATCH
         if fixed:

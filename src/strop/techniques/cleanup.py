@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,15 @@ from strop.models.runner import Runner
 from strop.models.sample import random_inputs
 from strop.records import Applicability, Signature, Space, Target
 from strop.techniques._base import Context, Technique
-from strop.techniques.fusion import fuse
+from strop.techniques.fusion import REWRITES, fuse
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+BASIC = "onnxruntime"
+"""Name of ONNX Runtime's offline pass among :data:`PASSES`."""
+PASSES = (BASIC, *REWRITES)
+"""What :func:`rewrite` does, in order."""
 
 _BOUND = 1e-3
 """Relative error (see `strop.models.parity`) above which the rewrite counts as wrong."""
@@ -34,8 +39,9 @@ class Cleanup(Technique):
     hardware and writes standard operators (constant folding, common subexpressions, Identity and
     Dropout, transposes, Pad + Conv, Conv + BatchNorm + Mul + Add, LayerNorm, and GELU from opset
     20); then what it leaves out (`strop.techniques.fusion`): one-hot products that are lookups,
-    pointwise work on looked-up rows, activations in any spelling, slices of everything, shape
-    computations in front of Reshape, reshapes of reshapes.
+    pointwise work on looked-up rows, activations in any spelling, scales and shifts around
+    convolutions, slices of everything, shape computations in front of Reshape, reshapes of
+    reshapes.
 
     ONNX Runtime is a dependency already and is tested on more models than any rewriter of the
     ONNX world; another package (onnxslim, onnxsim) would add a dependency for passes that it has.
@@ -45,7 +51,7 @@ class Cleanup(Technique):
     """
 
     name = "cleanup"
-    version = 2
+    version = 3
     consumes = "onnx"
     produces = ("onnx",)
     packages = ("onnxruntime",)
@@ -67,9 +73,7 @@ class Cleanup(Technique):
 
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         before = graph.read(model.forms["onnx"])
-        after = _optimise(before, ctx.workdir / "scratch")
-        _restore_border(before, after)
-        after = fuse(after)
+        after = rewrite(before, ctx.workdir / "scratch")
         facts = {
             "operators_before": sum(graph.operators(before).values()),
             "operators_after": sum(graph.operators(after).values()),
@@ -83,6 +87,31 @@ class Cleanup(Technique):
         return Model.seal(
             ctx.workdir, model.signature, source=model.source, meta={**model.meta, **facts}
         )
+
+
+def rewrite(
+    proto: ModelProto, scratch: Path, leave_out: Collection[str] = frozenset()
+) -> ModelProto:
+    """The cleaned-up graph: another object, with inputs, outputs and operator sets of `proto`.
+
+    Parameters
+    ----------
+    scratch
+        A directory that does not exist; it is made, and removed again.
+    leave_out
+        Names out of :data:`PASSES` to leave out, for finding out what one of them brings.
+
+    Raises
+    ------
+    NotApplicable
+        When ONNX Runtime refuses the graph, or its optimiser changes the border.
+    """
+    if BASIC in leave_out:
+        after = type(proto).FromString(proto.SerializeToString())
+    else:
+        after = _optimise(proto, scratch)
+        _restore_border(proto, after)
+    return fuse(after, leave_out)
 
 
 def _optimise(proto: ModelProto, scratch: Path) -> ModelProto:

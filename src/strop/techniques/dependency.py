@@ -19,17 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from strop.errors import MissingExtra, ModelError, NotApplicable
 from strop.models.module_form import ModuleForm, describe_error
 from strop.models.module_plan import Op, apply_plan, mark, prune_op
+from strop.techniques.heads import HeadWatch, channels_of_heads, head_counts
 from strop.techniques.splits import map_splits
 
 Tensors = Mapping[str, Tensor]
 
-HEAD_COUNTS = ("num_heads", "n_heads", "heads", "n_head", "nhead", "num_attention_heads")
-"""What modules call the number of their attention heads."""
 _SPLITS = (1, 2, 3, 4)
 _TOLERANCE = 1e-4
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
@@ -115,7 +113,7 @@ class Dependencies:
             if isinstance(weight := getattr(layer, "weight", None), nn.Parameter):
                 self._twins.setdefault(weight, []).append(layer)
         mark(self._marked)
-        self._heads = _Heads()
+        self._heads = HeadWatch()
         with torch.no_grad(), self._heads:
             self._outputs = form.run(module.eval(), inputs)
         self.groups: list[Group] = []
@@ -213,27 +211,17 @@ class Dependencies:
             if channels % parts == 0:
                 step = channels // parts
                 yield tuple(tuple(range(i, channels, step)) for i in range(step)), ()
-        counted = {name: int(getattr(*self._attribute(name))) for name in self._head_counts(root)}
+        counted = {
+            name: int(getattr(*self._attribute(name))) for name in head_counts(self._marked, root)
+        }
         for name, count in counted.items():
             for parts in (1, 3):  # separate projections, or query, key and value in one
                 if count > 1 and channels % (count * parts) == 0:
-                    yield _heads(channels, count, parts), (name,)
+                    yield channels_of_heads(channels, count, parts), (name,)
         for width, count in sorted(self._heads.seen):  # code that leaves their number open
             for parts in (1, 3):
                 if count > 1 and width * parts == channels:
-                    yield _heads(channels, count, parts), ()
-
-    def _head_counts(self, root: str) -> list[str]:
-        """Attributes of the modules around `root` that count heads, the nearest first."""
-        found = []
-        path = root
-        while path:
-            path = path.rpartition(".")[0]
-            owner = self._marked.get_submodule(path) if path else self._marked
-            for name in HEAD_COUNTS:
-                if isinstance(getattr(owner, name, None), int):
-                    found.append(f"{path}.{name}" if path else name)
-        return found
+                    yield channels_of_heads(channels, count, parts), ()
 
     def _attribute(self, name: str) -> tuple[nn.Module, str]:
         path, _, attribute = name.rpartition(".")
@@ -370,41 +358,6 @@ class _Cut:
     handler: Any
     outputs: bool
     places: dict[int, int]
-
-
-class _Heads(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped here
-    """Inside, notes where channels, the last dimension, are split into heads.
-
-    Attributes
-    ----------
-    seen
-        Pairs of channels and heads.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[int, int]] = set()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("view", "reshape", "unflatten") and args:
-            before, after = args[0], result
-            if isinstance(before, Tensor) and isinstance(after, Tensor) and after.ndim > 2:
-                heads, size = after.shape[-2:]
-                if before.ndim >= 2 and before.shape[-1] == heads * size and size > 1:
-                    self.seen.add((heads * size, heads))
-        return result
-
-
-def _heads(channels: int, count: int, parts: int) -> tuple[tuple[int, ...], ...]:
-    """The channels of each head, where each of `parts` projections holds them one by one."""
-    size = channels // (count * parts)
-    return tuple(
-        tuple(part * count * size + head * size + i for part in range(parts) for i in range(size))
-        for head in range(count)
-    )
 
 
 def _has_tensors(layer: nn.Module) -> bool:

@@ -13,7 +13,9 @@ from strop.models import graph
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Space, Step, Target
 from strop.techniques._base import Context, Technique
+from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.shrinking import can_shrink
+from strop.techniques.teaching import train_settings
 
 _TRACED = 2
 _CHECKED = 8
@@ -43,10 +45,12 @@ class Distillation(Technique):
     rows
         Which of the training examples: ``auto``, ``all``, ``coreset`` or ``random``
         (`strop.training.TrainSettings`).
+    seconds
+        Of training, for a step that has other than its share of the time; absent otherwise.
     """
 
     name = "distil"
-    version = 3
+    version = 4
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -74,6 +78,14 @@ class Distillation(Technique):
         shrunk = any(step.technique in _SHRINKING for step in earlier)
         return shrunk == bool(params["student"] == "same")
 
+    def further(self, earlier: Sequence[Step], seconds: float) -> Mapping[str, Any] | None:
+        last = earlier[-1]
+        if last.technique not in (self.name, *_SHRINKING):
+            return None
+        shared = ("transfer", "temperature", "labels", "rows")
+        taught = {name: last.params[name] for name in shared if name in last.params}
+        return {"transfer": "none", **taught, "student": "same", "seconds": seconds}
+
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         from strop.models.module_form import open_module
         from strop.models.module_writer import write_module
@@ -84,22 +96,16 @@ class Distillation(Technique):
         data = ctx.data["train"]
         form, teacher = open_module(ctx.teacher)
         student, ops = self._student(model, str(params["student"]), ctx)
-        base = ctx.keep or ctx.workdir / "scratch"
-        shared = f"teacher-{ctx.teacher.digest[:16]}-{data.digest[:16]}"
-        settings = TrainSettings(
-            seconds=ctx.seconds,
+        batch = fixed_batch(model.signature) or TrainSettings.batch
+        settings = train_settings(
+            model,
+            data,
+            params,
+            ctx,
             # Few examples are gone through more often: it takes steps to learn.
-            epochs=max(TrainSettings.epochs, _LEAST_STEPS * _batch(ctx.teacher) / len(data)),
-            batch=_batch(ctx.teacher),
-            least_batch=_fixed_batch(ctx.teacher) or TrainSettings.least_batch,
-            temperature=float(params["temperature"]),
-            label_weight=float(params["labels"]),
+            epochs=max(TrainSettings.epochs, _LEAST_STEPS * batch / len(data)),
             transfer=params["transfer"],
             examples=_rows(params),
-            task="cosine" if ctx.metric == "cosine" else "auto",
-            # All cores, whatever one inference will have.
-            threads=len(ctx.target.machine.cpus),
-            teacher_cache=base.parent / shared if ctx.keep else None,
         )
         report = train(
             student,
@@ -107,7 +113,7 @@ class Distillation(Technique):
             teacher=teacher,
             data=data,
             settings=settings,
-            workdir=base / "distil",
+            workdir=(ctx.keep or ctx.workdir / "scratch") / "distil",
             deadline=ctx.deadline,
             seed=ctx.seed,
             emit=ctx.emit,
@@ -115,6 +121,9 @@ class Distillation(Technique):
             metric=ctx.metric,
         )
         shutil.rmtree(ctx.workdir / "scratch", ignore_errors=True)  # no part of the model
+        facts = {"student": params["student"], **report.facts()}
+        if self.name in model.meta:  # this student has been taught before
+            facts["earlier"] = model.meta[self.name]
         rows = np.arange(min(_CHECKED, len(data)))
         try:
             return write_module(
@@ -123,7 +132,7 @@ class Distillation(Technique):
                 ops,
                 ctx.workdir,
                 examples=data.inputs(rows),
-                meta={"distil": {"student": params["student"], **report.facts()}},
+                meta={self.name: facts},
                 emit=ctx.emit,
             )
         except ModelError as error:
@@ -165,15 +174,3 @@ def _rows(params: Mapping[str, Any]) -> Any:
     chosen = params.get("rows", "auto")
     own = params["student"] != "same" and params["student"].partition("-")[0] not in _COPIES
     return "all" if own and chosen == "auto" else chosen
-
-
-def _batch(model: Model) -> int:
-    """Examples a step; as many as the model insists on, if it does."""
-    from strop.training import TrainSettings
-
-    return _fixed_batch(model) or TrainSettings.batch
-
-
-def _fixed_batch(model: Model) -> int | None:
-    leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-    return next((dim for dim in leading if isinstance(dim, int)), None)

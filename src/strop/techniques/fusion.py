@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from strop.models.graph import infer_shapes, shapes_by_name
 from strop.records import Dim
 from strop.techniques.activations import fuse_activations
+from strop.techniques.affine import fold_affine
 from strop.techniques.folding import drop_unused_initializers
 from strop.techniques.lookups import look_up_one_hot_products, move_into_tables
 from strop.techniques.onnx_view import GraphView, attribute, name_nodes
@@ -23,21 +25,23 @@ _ENDLESS = 10**9
 """What exporters write for "to the end" of an axis of unknown size, and more."""
 
 
-def fuse(model: ModelProto) -> ModelProto:
-    """Apply all rewrites; nodes without a name get one.
+def fuse(model: ModelProto, leave_out: Collection[str] = ()) -> ModelProto:
+    """Apply the rewrites of :data:`REWRITES`, in that order; nodes without a name get one.
+
+    Parameters
+    ----------
+    leave_out
+        Names of rewrites to leave out, for finding out what one of them brings.
 
     Returns
     -------
     The model, changed in place, or another one where an activation needs a later operator set.
     """
     name_nodes(model.graph)
-    skip_slices(model)
-    look_up_one_hot_products(model)
-    move_into_tables(model)
-    model = fuse_activations(model)
-    name_nodes(model.graph)
-    fix_reshape_targets(model)
-    skip_reshapes(model)
+    for name, rewrite in REWRITES.items():
+        if name not in leave_out:
+            changed = rewrite(model)
+            model = model if changed is None else changed
     drop_dead_nodes(model)
     return model
 
@@ -107,6 +111,12 @@ def drop_dead_nodes(model: ModelProto) -> None:
     drop_unused_initializers(model)
 
 
+def _name_activations(model: ModelProto) -> ModelProto:
+    model = fuse_activations(model)
+    name_nodes(model.graph)
+    return model
+
+
 def _target(before: tuple[Dim, ...] | None, after: tuple[Dim, ...] | None) -> list[int] | None:
     """A constant Reshape target that gives the shape `after`, or None."""
     if before is None or after is None or 0 in after:
@@ -143,3 +153,15 @@ def _takes_all(view: GraphView, node: NodeProto) -> bool:
 
 def _producer(view: GraphView, name: str) -> NodeProto | None:
     return view.nodes.get(view.producer.get(name, ""))
+
+
+REWRITES: Mapping[str, Callable[[ModelProto], ModelProto | None]] = {
+    "slices": skip_slices,
+    "one-hot products": look_up_one_hot_products,
+    "tables": move_into_tables,
+    "activations": _name_activations,
+    "affine": fold_affine,
+    "reshape targets": fix_reshape_targets,
+    "reshapes": skip_reshapes,
+}
+"""Each rewrite by name; the result is a new model, or None where it changes the one it is given."""

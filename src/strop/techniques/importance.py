@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
 from strop.techniques.dependency import Group
 
@@ -147,17 +148,21 @@ def _loss(outputs: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
     """What channels are to matter for: the labels, or else the decisions that are made now.
 
     Not the distance from the teacher: before the first cut it is zero, and so is its gradient.
-    Outputs that are no scores of classes count by their squares.
+    Where a label is below 0, which says that there is none, the decision stands in. Outputs that
+    are no scores of classes count by their squares.
     """
     parts = []
     for output in outputs.values():
         if not output.is_floating_point():
             continue
         if output.ndim == 2 and output.shape[1] > 1:
-            fits = labels is not None and labels.shape == output.shape[:1]
-            wanted = labels if fits and labels is not None else output.argmax(1)
-            if int(wanted.max()) < output.shape[1] and not wanted.is_floating_point():
-                parts.append(functional.cross_entropy(output, wanted.long()))
+            wanted = output.argmax(1)
+            if labels is not None and labels.shape == wanted.shape:
+                wanted = torch.where(labels < 0, wanted, labels)
+            if int(wanted.max()) < output.shape[1]:
+                parts.append(functional.cross_entropy(output, wanted))
                 continue
         parts.append(output.square().mean())
+    if not parts:
+        raise NotApplicable("no output is a floating-point number: nothing tells what matters")
     return torch.stack(parts).sum()

@@ -20,6 +20,7 @@ from strop.models.model import Model
 from strop.records import Applicability, Choice, Signature, Space, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.calibration import check_deadline
+from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.float_graph import float_graph
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ class _Items:
         self._data = data
         self._deadline = deadline
         # Ranges are averaged over items: with several rows in one, they would depend on the batch.
-        leading = [spec.shape[0] for spec in signature.inputs if spec.shape]
-        self._size = next((dim for dim in leading if isinstance(dim, int)), 1)
+        self._size = fixed_batch(signature) or 1
         if not len(self):
             raise NotApplicable(
                 f"the model has a fixed batch of {self._size}, "

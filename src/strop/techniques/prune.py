@@ -15,9 +15,11 @@ from strop.models.model import Model
 from strop.models.module_plan import Op, apply_plan
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
+from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.sensitivity import cached
 from strop.techniques.shrinking import can_shrink
-from strop.techniques.widths import rewarded_step, speedup
+from strop.techniques.teaching import train_settings
+from strop.techniques.widths import conditions, rewarded_step, speedup
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,7 +125,6 @@ class _Pruner:
         self._model, self._module, self._form = model, module, form
         self._params, self._ctx = params, ctx
         self._data: Dataset = ctx.data["train"]
-        self._rng = np.random.default_rng([ctx.seed, 11])
         self.ops: list[Op] = []
         self._reports: list[TrainReport] = []
         self._facts: dict[str, Any] = {}
@@ -151,7 +152,7 @@ class _Pruner:
                 self._change(dependencies.remove(chosen))
             if number == 1:
                 self._facts["refused"] = dependencies.refused
-                self._worthwhile(dependencies.groups, widths, step, inputs)
+                self._worthwhile(widths, step, inputs)
             self._estimate_statistics()
             self._recover(number, rounds)
         if not self.ops:
@@ -174,10 +175,12 @@ class _Pruner:
     def _step(self) -> int:
         """The step of widths that the engine rewards; measured once for all recipes."""
         target = self._ctx.target
-        key = f"{target.device}-{target.thread_count}-{target.batch}-{'-'.join(target.machine.isa)}"
         file = self._ctx.workdir.parent / "rewarded-widths.json"
         scratch = self._ctx.workdir / "scratch" / "widths"
-        return int(cached(file, key, lambda: {"step": rewarded_step(target, scratch)})["step"])
+        measured = cached(
+            file, conditions(target), lambda: {"step": rewarded_step(target, scratch)}
+        )
+        return int(measured["step"])
 
     def _choose(
         self, groups: Any, widths: Mapping[str, int], ratio: float, step: int
@@ -204,7 +207,7 @@ class _Pruner:
         }
 
     def _worthwhile(
-        self, groups: Any, widths: Mapping[str, int], step: int, inputs: Mapping[str, Tensor]
+        self, widths: Mapping[str, int], step: int, inputs: Mapping[str, Tensor]
     ) -> None:
         """Time the network at the final ratio, untrained; refuse what gains nothing."""
         from strop.models.module_writer import write_module
@@ -221,10 +224,10 @@ class _Pruner:
         if not ops:
             raise NotApplicable(f"no width below is a multiple of {step}, which the engine wants")
         scratch = self._ctx.workdir / "scratch" / "untrained"
-        rows = np.arange(min(max(self._ctx.target.batch, 2), len(self._data)))
-        examples = self._data.inputs(rows)
+        size = fixed_batch(self._model.signature) or self._ctx.target.batch
+        examples = self._data.inputs(np.arange(max(size, 2)) % len(self._data))
         after = write_module(module, self._model, ops, scratch / "model", examples=examples)
-        given = {n: a[: self._ctx.target.batch] if a.ndim else a for n, a in examples.items()}
+        given = {n: a[:size] if a.ndim else a for n, a in examples.items()}
         times = speedup(self._model, after, given, self._ctx.target, scratch)
         if times < WORTHWHILE:
             raise NotApplicable(
@@ -301,7 +304,7 @@ class _Pruner:
     def _recover(self, number: int, rounds: int) -> None:
         """Train; the last round has half of the time, those before share the rest."""
         from strop.models.module_form import open_module
-        from strop.training import TrainSettings, train
+        from strop.training import train
 
         ctx = self._ctx
         share = 1.0 if rounds == 1 else 0.5 if number == rounds else 0.5 / (rounds - 1)
@@ -309,20 +312,9 @@ class _Pruner:
         deadline = ctx.deadline
         if deadline is not None and number < rounds:
             deadline = min(deadline, time.monotonic() + (deadline - time.monotonic()) * share)
-        base = ctx.keep or ctx.workdir / "scratch"
-        teacher_model = ctx.teacher or self._model
-        _, teacher = open_module(teacher_model)
-        shared = f"teacher-{teacher_model.digest[:16]}-{self._data.digest[:16]}"
-        settings = TrainSettings(
-            seconds=seconds,
-            epochs=EPOCHS * share,
-            batch=_fixed_batch(self._model) or TrainSettings.batch,
-            least_batch=_fixed_batch(self._model) or TrainSettings.least_batch,
-            temperature=float(self._params["temperature"]),
-            label_weight=float(self._params["labels"]),
-            examples=self._params.get("rows", "auto"),
-            task="cosine" if ctx.metric == "cosine" else "auto",
-            teacher_cache=(base.parent if ctx.keep else base) / shared,
+        _, teacher = open_module(ctx.teacher or self._model)
+        settings = train_settings(
+            self._model, self._data, self._params, ctx, seconds=seconds, epochs=EPOCHS * share
         )
         report = train(
             self._module,
@@ -330,7 +322,7 @@ class _Pruner:
             teacher=teacher,
             data=self._data,
             settings=settings,
-            workdir=base / f"prune-{number}",
+            workdir=(ctx.keep or ctx.workdir / "scratch") / f"prune-{number}",
             deadline=deadline,
             seed=ctx.seed,
             emit=ctx.emit,
@@ -343,7 +335,7 @@ class _Pruner:
         import torch
 
         chosen = np.random.default_rng([self._ctx.seed, 11]).permutation(len(self._data))[:rows]
-        size = _fixed_batch(self._model) or _BATCH
+        size = fixed_batch(self._model.signature) or _BATCH
         for start in range(0, len(chosen), size):
             part = chosen[start : start + size]
             if len(part) < min(size, len(chosen)):
@@ -358,8 +350,3 @@ class _Pruner:
         from strop.models.module_export import as_tensors
 
         return as_tensors(self._data.inputs(rows), self._form.inputs)
-
-
-def _fixed_batch(model: Model) -> int | None:
-    leading = [spec.shape[0] for spec in model.signature.inputs if spec.shape]
-    return next((dim for dim in leading if isinstance(dim, int)), None)

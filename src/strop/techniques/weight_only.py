@@ -115,7 +115,9 @@ class WeightOnly(Technique):
         moments: Mapping[str, np.ndarray] = {}
         if params["rounding"] == "compensated" and params["bits"] < 8:
             ctx.emit(f"second moments for {len(tables)} matrices")
-            moments = _moments(network, tables, rows, (model.digest, digest), ctx.deadline)
+            moments = _moments(
+                network, tables, rows, (model.digest, digest, params["layout"]), ctx.deadline
+            )
         key = _key(model.digest, digest, params)
         packer = _Packer(network, tables, params, moments, ctx)
         bits = packer.bits_of(float(params["bits"]), rows.sample(), key)
@@ -220,16 +222,17 @@ class _Packer:
         return weight
 
 
-_recent: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+_recent: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
 """Recipes that differ in their parameters alone follow one another in a search and share the
-second moments: the last ones are kept, in this process only."""
+second moments: the last ones are kept, in this process only, by model, rows and layout, which
+decides what is stored in blocks."""
 
 
 def _moments(
     network: ModelProto,
     tables: Sequence[Table],
     rows: Rows,
-    key: tuple[str, str],
+    key: tuple[str, ...],
     deadline: float | None,
 ) -> dict[str, np.ndarray]:
     """float64[width, width] of what each table's first reader multiplies it with, by weight."""

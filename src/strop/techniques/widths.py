@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from strop import engines
-from strop.engines import Session
+from strop.engines import Engine, Session
 from strop.errors import NotApplicable, StropError
 from strop.models import graph
 from strop.models.model import Model
@@ -51,6 +52,18 @@ def rewarded_step(target: Target, folder: Path) -> int:
     ]
     seconds = call_seconds(models, batches, target, folder)
     return step_of(dict(zip(_WIDTHS, seconds, strict=True)))
+
+
+def conditions(target: Target) -> str:
+    """What :func:`rewarded_step` depends on: the processor, the call, and the engines' versions."""
+    packages = sorted({package for engine in _quick_engines() for package in engine.packages})
+    return "-".join(
+        [
+            f"{target.device}-{target.thread_count}-{target.batch}",
+            *target.machine.isa,
+            *(f"{package}={_version(package)}" for package in packages),
+        ]
+    )
 
 
 def step_of(seconds: Mapping[int, float]) -> int:
@@ -95,18 +108,13 @@ def call_seconds(
         When no engine here runs the ONNX form of all of them.
     """
     best: list[float] | None = None
-    for name in engines.names():
-        engine = engines.get(name)
-        if "onnx" not in engine.consumes or not engine.available():
-            continue
-        if engine.build_seconds > _BUILD_SECONDS:
-            continue  # a dozen networks are built, to learn what others tell as well
+    for engine in _quick_engines():
         if not all(engine.applies(model, target) for model in models):
             continue
         with contextlib.ExitStack() as stack:
             try:
                 sessions = [
-                    stack.enter_context(contextlib.closing(_open(name, model, target, folder)))
+                    stack.enter_context(contextlib.closing(_open(engine, model, target, folder)))
                     for model in models
                 ]
                 found = _timed(sessions, inputs)
@@ -119,15 +127,33 @@ def call_seconds(
     return best
 
 
-def _open(name: str, model: Model, target: Target, folder: Path) -> Session:
-    workdir = folder / f"{name}-{model.digest[:16]}"
+def _quick_engines() -> Iterator[Engine]:
+    """Those that run ONNX here and build in a moment: a dozen networks are built."""
+    for name in engines.names():
+        try:
+            engine = engines.get(name)
+        except StropError:  # a broken plug-in is none
+            continue
+        quick = engine.build_seconds <= _BUILD_SECONDS
+        if quick and "onnx" in engine.consumes and engine.available():
+            yield engine
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # an engine may do with another distribution
+        return "absent"
+
+
+def _open(engine: Engine, model: Model, target: Target, folder: Path) -> Session:
+    workdir = folder / f"{engine.name}-{model.digest[:16]}"
     workdir.mkdir(parents=True, exist_ok=True)
-    engine = engines.get(name)
     options = engine.space(model, target).default
     artifact = engine.build(model, options, workdir)
     placement = Placement(device=target.device, threads=target.thread_count)
     spec = SessionSpec(
-        engine=name,
+        engine=engine.name,
         artifact=str(artifact),
         signature=model.signature,
         options=options,

@@ -18,6 +18,7 @@ from pydantic import Field
 from strop import engines as registry
 from strop.errors import InputError, StropError
 from strop.measure import describe
+from strop.models import is_model_folder
 from strop.records import Machine, Record, Target
 from strop.workers import Child, ChildError
 
@@ -169,6 +170,8 @@ def matrix(
 def find(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     """The models that are named, or lie in named folders, with titles that tell them apart.
 
+    A folder that is a model itself (a SavedModel, one of transformers') counts as that alone.
+
     Raises
     ------
     InputError
@@ -178,7 +181,7 @@ def find(given: Sequence[str | Path]) -> list[tuple[str, str]]:
     for one in given:
         text = str(one)
         path = Path(text).expanduser()
-        if ".py:" in text or path.is_file():
+        if ".py:" in text or path.is_file() or is_model_folder(path):
             found.append((_title(text), text))
             continue
         if not path.is_dir():
@@ -201,6 +204,8 @@ def _title(text: str) -> str:
     name = Path(path).expanduser().absolute()
     if function:
         return f"{name.parent.name}/{name.name}.py:{function}"
+    if name.is_dir():
+        return name.name
     return name.parent.name if name.stem == "model" else name.stem
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from strop import engines, models
+from strop.bundle.sample import read_arrays, write_arrays
+from strop.data import peek
 from strop.errors import StropError
 from strop.models.model import Model
 from strop.models.sample import random_inputs
@@ -18,8 +21,8 @@ from strop.records import Placement, SessionSpec, Signature, Target
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 _ALIKE = 1e-6
-_NO_INPUTS = ("target", "group", "time")
 _MODEL, _INPUTS, _OUTPUTS = "model", "inputs.npz", "outputs.npz"
+_MARK = "array/"
 
 
 def reference(
@@ -31,17 +34,19 @@ def reference(
     one constant: what an engine makes of such a model is no test of its answers.
     """
     place = Path(folder)
-    rows = _rows(data, examples)
     try:
+        rows = None if data is None else peek(data, examples)
         model = models.load(source, workdir=place / _MODEL, trust=trust, examples=rows)
+        if not (place / _MODEL).exists():  # it was a sealed model, and stays where it is
+            shutil.copytree(model.path, place / _MODEL)
         inputs, where = _inputs(model.signature, data, examples)
         who, run = _native(model)
         outputs = run(inputs)
         alike = _alike(outputs, run, inputs)
     except StropError as error:
         return {"reason": str(error)}
-    np.savez(place / _INPUTS, **inputs)  # type: ignore[arg-type]
-    np.savez(place / _OUTPUTS, **outputs)  # type: ignore[arg-type]
+    _keep(place / _INPUTS, inputs)
+    _keep(place / _OUTPUTS, outputs)
     return {"reference": who, "examples": where, "alike": alike}
 
 
@@ -56,8 +61,7 @@ def check(
         if isinstance(found, str):
             told["reason"] = found
         else:
-            with np.load(place / _OUTPUTS) as kept:
-                apart = models.parity(dict(kept), found, bound=bound)
+            apart = models.parity(_kept(place / _OUTPUTS), found, bound=bound)
             told |= {
                 "outcome": "parity" if apart.ok else "differs",
                 "error": apart.max_relative_error,
@@ -88,10 +92,18 @@ def _run(engine: str, place: Path, target: Target, trust: bool) -> dict[str, np.
     payload = model.source.payload if model.source else None
     session = engines.open_session(spec, payload=payload)
     try:
-        with np.load(place / _INPUTS) as kept:
-            return session.run(dict(kept))
+        return session.run(_kept(place / _INPUTS))
     finally:
         session.close()
+
+
+def _keep(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays by name: any name that a model may have, those of NumPy's parameters too."""
+    write_arrays(path, {f"{_MARK}{name}": array for name, array in arrays.items()})
+
+
+def _kept(path: Path) -> dict[str, np.ndarray]:
+    return {name.removeprefix(_MARK): array for name, array in read_arrays(path).items()}
 
 
 def _native(model: Model) -> tuple[str, Run]:
@@ -104,11 +116,16 @@ def _native(model: Model) -> tuple[str, Run]:
         from strop.models.runner import Runner
 
         return "ONNX Runtime, basic rewrites", Runner(onnx.load(model.forms["onnx"])).run
-    if "tflite" in model.forms:
+    if "tflite" in model.forms and engines.get("litert").available():
         from strop.models.tflite_runner import TFLiteRunner
 
-        own = TFLiteRunner(model.forms["tflite"], model.signature, xnnpack=False)
-        return "LiteRT, its own kernels", own.run
+        plain = TFLiteRunner(model.forms["tflite"], model.signature, xnnpack=False)
+        return "LiteRT, its own kernels", plain.run
+    if "openvino" in model.forms:
+        # Its frontend alone has read the model: what is checked is what was written of that.
+        placement = Placement(threads=1)
+        own = engines.get("openvino").load(model.forms["openvino"], model.signature, {}, placement)
+        return "OpenVINO, as it was read", own.run
     forms = ", ".join(model.forms)
     raise StropError(f"it has no form whose own runtime is known here, only: {forms}")
 
@@ -116,7 +133,7 @@ def _native(model: Model) -> tuple[str, Run]:
 def _eager(model: Model) -> Run:
     import torch
 
-    from strop.models.module_export import as_tensors
+    from strop.models.module_export import as_arrays, as_tensors
     from strop.models.module_form import open_module
 
     form, module = open_module(model)
@@ -124,7 +141,7 @@ def _eager(model: Model) -> Run:
     def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.inference_mode():
             found = form.run(module.eval(), as_tensors(inputs, form.inputs))
-        return {name: value.numpy() for name, value in found.items()}
+        return as_arrays(found)
 
     return run
 
@@ -148,15 +165,6 @@ def _alike(outputs: dict[str, np.ndarray], run: Run, inputs: dict[str, np.ndarra
         return False
 
 
-def _rows(data: str | None, examples: int) -> dict[str, np.ndarray] | None:
-    """The first rows of every array of a data file, from which a module is traced."""
-    if data is None:
-        return None
-    with np.load(data) as arrays:
-        names = [name for name in arrays.files if name not in _NO_INPUTS and ":" not in name]
-        return {name: arrays[name][:examples] for name in names}
-
-
 def _inputs(
     signature: Signature, data: str | None, examples: int
 ) -> tuple[dict[str, np.ndarray], str]:
@@ -164,7 +172,7 @@ def _inputs(
     fixed = [
         spec.shape[0] for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], int)
     ]
-    rows = _rows(data, fixed[0] if fixed else examples) or {}
+    rows = {} if data is None else peek(data, fixed[0] if fixed else examples)
     chosen = {spec.name: rows[spec.name] for spec in signature.inputs if spec.name in rows}
     fits = len(chosen) == len(signature.inputs) and all(
         chosen[spec.name].dtype.name == spec.dtype

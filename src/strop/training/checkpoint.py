@@ -35,6 +35,8 @@ class Progress:
         Whether what was left has been shortened, because judgements no longer improved.
     chosen
         How the examples were chosen that are trained on: ``all``, ``coreset`` or ``random``.
+    losses
+        Of the steps since the last judgement.
     """
 
     identity: dict[str, Any]
@@ -53,6 +55,7 @@ class Progress:
     gap: int = 1
     shortened: bool = False
     chosen: str = "all"
+    losses: list[float] = field(default_factory=list)
     history: list[list[float]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -63,15 +66,15 @@ def save(
     student: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
-    rows: torch.Tensor,
+    more: Mapping[str, torch.Tensor],
 ) -> None:
-    """Replace the checkpoint in `folder`; `rows` are the examples that are trained on."""
+    """Replace the checkpoint in `folder`; `more` are tensors that keep their names."""
     from safetensors.torch import save_file
 
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    tensors = {"rng": torch.get_rng_state(), "rows": rows}
+    tensors = dict(more)
     tensors |= {f"student.{name}": value for name, value in student.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -104,9 +107,7 @@ def load(
         try:
             progress = Progress(**json.loads((folder / name / "progress.json").read_text()))
             tensors = load_file(folder / name / "tensors.safetensors")
-        except (OSError, ValueError, TypeError):
-            continue
-        except Exception:  # safetensors raises errors of its own on a damaged file
+        except Exception:  # absent, of another version or damaged: safetensors' errors are its own
             continue
         if progress.identity == json.loads(json.dumps(identity)):
             return progress, tensors
@@ -130,9 +131,3 @@ def restore_optimizer(
     document = optimizer.state_dict()
     document["state"] = state
     optimizer.load_state_dict(document)
-
-
-def clear(folder: Path) -> None:
-    """Remove the checkpoint: the run is over."""
-    for name in (_FOLDER, _ASIDE, _OLD):
-        shutil.rmtree(folder / name, ignore_errors=True)

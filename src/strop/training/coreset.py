@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from strop.data import Dataset
     from strop.models.module_form import ModuleForm
+    from strop.training.losses import Kind
 
 HARDEST = 0.05
 """Share of the examples, the hardest ones, that are left out while enough others are there."""
@@ -82,9 +83,16 @@ def hardness(
 
 def hardness_of(
     parts: Iterable[tuple[Mapping[str, torch.Tensor], torch.Tensor | None]],
+    kinds: Mapping[str, Kind] | None = None,
 ) -> np.ndarray:
-    """The same of outputs that the teacher has given, batch by batch, with their labels if any."""
-    from strop.training.losses import class_axis, kind_of, labels_for
+    """The same of outputs that the teacher has given, batch by batch, with their labels if any.
+
+    Parameters
+    ----------
+    kinds
+        What each output holds; None finds out.
+    """
+    from strop.training.losses import IGNORED, class_axis, kind_of, labels_for
 
     found: list[np.ndarray] = []
     others: dict[str, list[np.ndarray]] = {}
@@ -92,15 +100,18 @@ def hardness_of(
         total = np.zeros(len(next(iter(outputs.values()))))
         for name, output in outputs.items():
             output = output.cpu()
-            kind = kind_of(output, "auto")
+            kind = kind_of(output, "auto") if kinds is None else kinds[name]
             if kind not in ("classes", "probabilities"):
                 others.setdefault(name, []).append(output.float().flatten(1).numpy())
                 continue
             scores = output.float().movedim(class_axis(output), -1)
             scores = scores if kind == "probabilities" else scores.softmax(-1)
             chances = scores.numpy().astype(np.float64)
+            part = uncertainty(chances)
             labels = labels_for(kind, output, None if given is None else given.cpu())
-            part = uncertainty(chances) if labels is None else el2n(chances, labels.numpy())
+            if labels is not None:
+                known = (labels != IGNORED).numpy()
+                part = np.where(known, el2n(chances, labels.numpy()), part)
             total += part.reshape(len(total), -1).mean(1)
         found.append(total)
     result = np.concatenate(found)

@@ -94,7 +94,7 @@ class Judge:
             if labels is None and self._teacher is not None:
                 wanted = self._teacher(rows, part.inputs)[name]
             found.append(quality_of(self._kinds[name], output, wanted, labels)[:count].cpu())
-        return float(torch.cat(found).mean())
+        return float(torch.cat(found).nanmean())
 
     def _by_metric(self, metric: Metric, student: nn.Module) -> float:
         scores, kept = [], []

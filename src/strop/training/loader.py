@@ -81,6 +81,30 @@ def order(rows: np.ndarray, epoch: int, seed: int, batch: int) -> Iterator[np.nd
         yield shuffled[start : start + batch]
 
 
+class Epochs:
+    """Which examples each step of a run takes.
+
+    Attributes
+    ----------
+    rows
+        The numbers of those that are trained on.
+    batch, steps
+        Examples a step, and steps an epoch.
+    """
+
+    def __init__(self, rows: np.ndarray, batch: int, seed: int) -> None:
+        self.rows, self.batch, self._seed = rows, batch, seed
+        self.steps = max(len(rows) // batch, 1)
+        self._last: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def batch_at(self, step: int) -> np.ndarray:
+        """int64[batch], the examples of step `step`."""
+        epoch, place = divmod(step, self.steps)
+        if self._last[0] != epoch:
+            self._last = (epoch, list(order(self.rows, epoch, self._seed, self.batch)))
+        return self._last[1][place]
+
+
 def full_batches(rows: np.ndarray, batch: int) -> Iterator[tuple[np.ndarray, int]]:
     """All rows in their order, always `batch` of them, and how many of those count.
 

@@ -16,6 +16,8 @@ from strop.training.settings import Task
 
 Tensors = Mapping[str, torch.Tensor]
 Kind = Literal["classes", "probabilities", "cosine", "values"]
+IGNORED = -100
+"""The label of what has none, as in torch's cross entropy."""
 _TINY = 1e-8
 _UNIT = 1e-3
 
@@ -63,7 +65,8 @@ def output_loss(
     Parameters
     ----------
     targets
-        int64 labels where the output holds classes and labels are given; else None.
+        int64 labels where the output holds classes and labels are given; else None. What is
+        `IGNORED` among them has the teacher alone.
     """
     student, teacher = student.float(), teacher.float()
     if kind in ("classes", "probabilities"):
@@ -78,7 +81,10 @@ def output_loss(
         loss = soft.sum(axis).mean() * temperature**2
         if targets is None or label_weight <= 0:
             return loss
-        hard = functional.cross_entropy(scores.movedim(axis, 1), targets)
+        # The mean over those that are labelled, of which a batch may hold none.
+        hard = functional.cross_entropy(
+            scores.movedim(axis, 1), targets, ignore_index=IGNORED, reduction="sum"
+        ) / (targets != IGNORED).sum().clamp_min(1)
         return (1 - label_weight) * loss + label_weight * hard
     if kind == "cosine":
         return 1 - functional.cosine_similarity(student, teacher, dim=-1).mean()
@@ -105,7 +111,10 @@ def quality_of(
     teacher: torch.Tensor | None,
     targets: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Per example, higher is better: whether the decision is right, or closeness in [-inf, 1]."""
+    """Per example, higher is better: whether the decision is right, or closeness in [-inf, 1].
+
+    NaN for an example whose labels are all `IGNORED`.
+    """
     student = student.float()
     if kind in ("classes", "probabilities"):
         decided = student.argmax(class_axis(student))
@@ -114,11 +123,8 @@ def quality_of(
         else:
             assert teacher is not None
             wanted = teacher.argmax(class_axis(teacher))
-        return (
-            (decided == wanted).float().flatten(1).mean(1)
-            if decided.ndim > 1
-            else (decided == wanted).float()
-        )
+        right = (decided == wanted).float().masked_fill(wanted == IGNORED, torch.nan)
+        return right.reshape(len(right), -1).nanmean(1)
     assert teacher is not None
     teacher = teacher.float()
     if kind == "cosine":

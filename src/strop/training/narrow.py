@@ -78,8 +78,8 @@ def narrower(module: nn.Module, form: ModuleForm, inputs: Tensors, keep: float) 
 def shallower(module: nn.Module, form: ModuleForm, inputs: Tensors, keep: float) -> Op:
     """The operation that leaves out blocks whose output has the shape of their input.
 
-    Blocks are items of the module's sequences. Of each run of such blocks every second, or
-    whatever `keep` asks for, goes; the first and the last stay as long as can be.
+    Blocks are items of the module's sequences. `keep` is the share of them that stays, the first
+    among them; what goes is spread evenly, the last included.
 
     Raises
     ------
@@ -128,13 +128,11 @@ def _rounding(module: nn.Module, keep: float) -> int:
 
 def _last_layers(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[nn.Module]:
     """Layers whose output is an output of the module: their widths are the signature's."""
-    seen: dict[int, nn.Module] = {}
-    order: list[nn.Module] = []
+    seen: dict[Any, nn.Module] = {}
 
     def note(layer: nn.Module, args: Any, output: Any) -> None:
-        order.append(layer)
         if isinstance(output, torch.Tensor):
-            seen[id(output.grad_fn)] = layer
+            seen[output.grad_fn] = layer
 
     handles = [
         layer.register_forward_hook(note)
@@ -152,15 +150,15 @@ def _last_layers(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[n
     return found
 
 
-def _producers(node: Any, seen: Mapping[int, nn.Module]) -> list[nn.Module]:
+def _producers(node: Any, seen: Mapping[Any, nn.Module]) -> list[nn.Module]:
     """The nearest layers with channels of their own behind an output, through what has none."""
     found, waiting, done = [], [node], set()
     while waiting:
         node = waiting.pop()
-        if node is None or id(node) in done:
+        if node is None or node in done:
             continue
-        done.add(id(node))
-        layer = seen.get(id(node))
+        done.add(node)
+        layer = seen.get(node)
         if layer is not None and isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
             found.append(layer)
             continue

@@ -14,13 +14,7 @@ from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
 from strop.training.judge import Judge
 from strop.training.loader import Batch, Loader, full_batches
-from strop.training.losses import (
-    Kind,
-    class_axis,
-    kind_of,
-    labels_for,
-    output_loss,
-)
+from strop.training.losses import IGNORED, Kind, class_axis, kind_of, labels_for, output_loss
 from strop.training.settings import TrainSettings
 from strop.training.teacher import TeacherOutputs
 from strop.training.transfer import Taps, match_layers, transfer_loss
@@ -30,7 +24,6 @@ Loss = Callable[[Tensors, "Tensors | None", "torch.Tensor | None"], torch.Tensor
 """Student's outputs, teacher's outputs and targets of a batch to a scalar to be minimised."""
 
 _PROBE, _PROBE_BATCH = 512, 64
-_IGNORED = -100
 
 
 class Objective:
@@ -91,16 +84,26 @@ class Objective:
 
     def prepare(self, student: nn.Module) -> None:
         """Find out what the outputs mean and whether labels and teacher fit; match layers."""
-        size = min(_PROBE_BATCH, self._settings.batch, len(self._data))
-        rows = np.arange(min(_PROBE, len(self._data)) // size * size)
-        parts = [self._probe(student, part) for part, _ in full_batches(rows, size)]
-        outputs = {n: torch.cat([p[n] for p in parts]) for n in self._form.outputs}
+        least = min(self._settings.least_batch, self._settings.batch)
+        # A module that insists on its batch takes no other here either.
+        size = max(min(_PROBE_BATCH, self._settings.batch), least)
+        rows = np.arange(min(_PROBE, len(self._data)))
+        parts = [(self._probe(student, part), count) for part, count in full_batches(rows, size)]
+        outputs = {
+            name: torch.cat([part[name][:count] for part, count in parts])
+            for name in self._form.outputs
+        }
         self.kinds = {n: kind_of(value, self._settings.task) for n, value in outputs.items()}
         self._check_labels(outputs, rows)
         if self._teacher is None and not (self.labelled or self._custom):
             raise NotApplicable("there is neither a teacher nor a label to learn from")
+        if not self._custom and not any(one.is_floating_point() for one in outputs.values()):
+            raise NotApplicable(
+                "the model's outputs are whole numbers, and a student learns from the scores that "
+                "decisions are made of: export the model with those"
+            )
         if self._settings.transfer != "none" and self._teacher is not None:
-            few = self._loader.read(rows[:2]).inputs
+            few = self._loader.read(np.resize(rows, least)).inputs
             self._pairs = match_layers(
                 self._teacher, student, lambda module: self._form.run(module, few)
             )
@@ -251,10 +254,13 @@ class Objective:
             self.labelled = name
             if self._teacher is None:
                 return
-            right = output.argmax(class_axis(output)) == labels
-            share = float(right[labels != _IGNORED].float().mean())
-            common = torch.unique(labels[labels != _IGNORED], return_counts=True)[1].max()
-            if share < int(common) / labels.numel():
+            known = labels != IGNORED
+            if not known.any():
+                return
+            right = (output.argmax(class_axis(output)) == labels)[known]
+            share = float(right.float().mean())
+            common = torch.unique(labels[known], return_counts=True)[1].max()
+            if share < int(common) / len(right):
                 self.labelled = None
                 self.warnings.append(
                     f"the original is right on {share:.0%} of {len(rows)} training labels, less "
@@ -266,7 +272,7 @@ class Objective:
 
     def _check_range(self, classes: int) -> None:
         every = np.asarray(self._data.targets())
-        wrong = (every != _IGNORED) & ((every < 0) | (every >= classes))
+        wrong = (every != IGNORED) & ((every < 0) | (every >= classes))
         if wrong.any():
             row = int(np.argwhere(wrong)[0][0])
             raise NotApplicable(

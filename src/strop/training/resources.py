@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from strop.measure.machine import granted_cpus
 from strop.training.settings import TrainSettings
 
 _WORTH_THREADS = 50_000_000  # products a step
@@ -30,8 +30,7 @@ def useful_threads(settings: TrainSettings, *modules: nn.Module | None) -> int:
         return 1
     if settings.threads is not None:
         return settings.threads
-    granted = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if granted else os.cpu_count() or 1
+    return len(granted_cpus())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ CANDIDATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """Peaks that are tried, for Adam with decoupled weight decay."""
 
 _WARM_UP = 0.05
-_MARGIN = 1.05
+_MARGIN = 0.05
 
 
 def factor(progress: float) -> float:
@@ -51,4 +51,5 @@ def choose_peak(
     if not finite:
         return None
     lowest = min(finite.values())
-    return max(rate for rate, loss in finite.items() if loss <= lowest * _MARGIN + 1e-12)
+    bound = lowest + _MARGIN * abs(lowest) + 1e-12
+    return max(rate for rate, loss in finite.items() if loss <= bound)

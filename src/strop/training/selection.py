@@ -51,7 +51,7 @@ def select(
         # In this order, whose batches the teacher has seen whole or not at all.
         pool = shuffled[: _affordable(shuffled, batch, objective, seconds)]
         if len(pool) > _WORTH_CHOOSING * count:
-            scores = hardness_of(_answers(pool, batch, objective, loader))
+            scores = hardness_of(_answers(pool, batch, objective, loader), objective.kinds)
             hardest = HARDEST if objective.labelled else 0.0
             return np.sort(pool[choose(scores, count, seed=seed, hardest=hardest)]), "coreset"
     return rows, "all"

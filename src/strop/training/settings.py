@@ -24,7 +24,7 @@ class TrainSettings:
         Passes over the training examples at most; early stopping may end it before.
     batch, least_batch
         Examples a step. Where the time does not pay for some hundred steps of so many, it is
-        halved, to `least_batch` at the least.
+        halved, to `least_batch` at the least. Both are the same for a module that insists on it.
     lr
         Peak learning rate; None finds it by short trials.
     rates
@@ -68,7 +68,8 @@ class TrainSettings:
     teacher_cache
         Folder of the teacher's outputs; None keeps them in the run's own folder.
     cache_bytes
-        Bound on that folder; what does not fit is computed again.
+        Bound on the outputs for the examples to train on, and on those for the examples that
+        judge; what does not fit is computed again.
     """
 
     seconds: float | None = None
@@ -119,7 +120,7 @@ class TrainReport:
         ``agreement`` with the teacher's decisions, ``closeness`` (1 minus the relative loss).
     judged_on, judged
         On which examples, the ``search`` split or a part ``held out`` of those to train on, and
-        how many of them.
+        how many of them; on those ``trained on`` where they are one group or a handful.
     before, best
         That quality of the student before training and of the weights that were kept.
     history

@@ -338,6 +338,7 @@ class Child:
         return ChildTimeout(
             f"{self} did not finish {self._running} within {self._timeout:g} s and was killed",
             log=self._log.tail(),
+            seconds=self._timeout,
         )
 
     def _overgrown(self, held: int, limit: int) -> ChildOutOfMemory:

@@ -60,7 +60,24 @@ class ChildDied(ChildError):
 
 
 class ChildTimeout(ChildError):
-    """The child did not answer in time and was killed."""
+    """The child did not answer in time and was killed.
+
+    Attributes
+    ----------
+    seconds
+        What it was given; None where that is not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        log: str = "",
+        seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, log=log)
+        self.seconds = seconds
 
 
 class ChildOutOfMemory(ChildError):

@@ -20,7 +20,9 @@ from strop.cli.commands.options import (
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="The folder of a bundle, or what strop optimize wrote.")
+    ],
     data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--data", help="Examples to query with [the bundle's own samples]"),
@@ -50,6 +52,10 @@ def bench(
     threads: ThreadsOption = None,
     price: PriceOption = None,
     watts_per_core: WattsOption = None,
+    logs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--logs", help="A folder to keep LoadGen's own logs in."),
+    ] = None,
     reader: ReaderOption = None,
     preprocess: PreprocessOption = None,
     inputs: InputOption = None,
@@ -73,6 +79,7 @@ def bench(
         threads=threads,
         price=price,
         watts_per_core=watts_per_core,
+        logs=logs,
         reader=reader,
         preprocess=preprocess,
         inputs=inputs or [],

@@ -8,11 +8,11 @@ from typing import Annotated, Optional
 import typer
 
 from strop.cli.commands.options import (
-    BatchOption,
     BudgetOption,
     ConfidenceOption,
     DataOption,
     DeviceOption,
+    FreeBatchOption,
     InputOption,
     JsonOption,
     MetricOption,
@@ -40,7 +40,7 @@ def optimize(
         str, typer.Option("--goal", help="latency, throughput, memory, size, energy or cost.")
     ] = "latency",
     budget: BudgetOption = "10m",
-    batch: BatchOption = 1,
+    batch: FreeBatchOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",
     max_memory: Annotated[

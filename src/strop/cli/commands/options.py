@@ -7,12 +7,15 @@ from typing import Annotated, Optional
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="model.onnx, or net.py:callable with --trust")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="model.onnx, or net.py:callable with --trust")
+]
 Models = Annotated[
     list[str],
     typer.Argument(
+        metavar="MODEL...",
         help="model.onnx, or net.py:callable with --trust; further networks for the same task may "
-        "follow: the first is the original"
+        "follow: the first is the original",
     ),
 ]
 DataOption = Annotated[
@@ -33,6 +36,13 @@ MetricOption = Annotated[
     typer.Option("--metric", help="A metric's name, or file.py:fn [by the data]"),
 ]
 BatchOption = Annotated[int, typer.Option("--batch", help="Batch size that is timed.")]
+FreeBatchOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        "--batch",
+        help="Batch size that is timed: 1, or the best one where the goal is throughput or cost.",
+    ),
+]
 ShapeOption = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--shape", help="Dimensions of an input: ids=1x128."),

@@ -28,7 +28,7 @@ def serve(
     ] = None,
     http: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--http", help="Port of HTTP, or off [8000]"),
+        typer.Option("--http", "--port", help="Port of HTTP, or off [8000]"),
     ] = None,
     grpc: Annotated[
         Optional[str],  # noqa: UP045

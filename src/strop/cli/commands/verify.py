@@ -11,7 +11,9 @@ from strop.cli.commands.options import JsonOption, LaunchesOption, TrustOption
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="The folder of a bundle, or what strop optimize wrote.")
+    ],
     data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--data", help="The examples of the claim: it is tested again on them."),
