@@ -58,6 +58,7 @@ def test_arrays_read_are_writable(tmp_path):
         (gzip.compress(b"\0\0\x08\x01" + b"\0" * 900)[:-20], "cannot be read"),
         (gzip.compress(b"\0\0\x08\x01")[:10] + b"\xff" * 20, "cannot be read"),
     ],
+    ids=["none", "plain", "short", "floats", "too-few", "cut", "spoilt"],
 )
 def test_a_file_that_is_no_idx_file_is_named(tmp_path, content, message):
     path = tmp_path / "x.gz"
