@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strop.errors import InputError, ModelError
+from strop.errors import InputError, ModelError, TrustError
 from strop.models import graph, load, parity
 from strop.models.module_form import ModuleForm, instantiate
 from strop.models.runner import run
@@ -288,7 +288,8 @@ def test_a_file_is_imported_with_its_neighbours(file, tmp_path):
     assert document["live"] is False
     assert document["inputs"] == ["image"]
     assert load(model.path, workdir=tmp_path / "unused", trust=True).source == model.source
-    assert load(model.path, workdir=tmp_path / "unused").source is None
+    with pytest.raises(TrustError, match="names Python code"):
+        load(model.path, workdir=tmp_path / "unused")
 
 
 def test_a_class_is_a_callable_too(file, tmp_path):
