@@ -141,7 +141,7 @@ def test_a_bundle_runs_on_its_own_engine(network: Network, examples: Path, bundl
     same = network("same.onnx", noise=0.3)
     found = compare(same, bundle, examples, launches=0)
     assert (found.a.kind, found.b.kind) == ("onnx", "bundle")
-    assert found.b.recipe == "onnxruntime"
+    assert found.b.recipe == "onnxruntime(threads=1)"
     assert found.changed == 0 and found.a.score == found.b.score
     other = compare(network(), bundle, examples, launches=0)
     assert other.changed > 0

@@ -79,7 +79,6 @@ sys.exit(f"imported: {{heavy}}" if heavy else 0)
         (("verify", "missing"), "missing"),
         (("report", "missing"), "missing"),
         (("serve", "missing", "--port", "9000"), "'missing' does not exist"),
-        (("profile", "m.onnx", "--data", "d.npz", "-o", "missing/p.html"), "no folder 'missing'"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(arguments: tuple[str, ...], words: str) -> None:

@@ -13,7 +13,6 @@ from rich.table import Table
 from strop.cli.numbers import duration, quantity
 from strop.cli.optimize import pairs_of
 from strop.cli.status import status
-from strop.errors import InputError
 from strop.profiling import (
     EngineProfile,
     Profile,
@@ -55,10 +54,6 @@ def run(options: Options, *, as_json: bool) -> int:
     folder = output_folder(options.model)
     place = Path("profile.html") if folder is None else folder.path / "profile.html"
     place = options.output or place
-    if not place.parent.is_dir():  # told now rather than after minutes
-        raise InputError(
-            f"there is no folder '{place.parent}' for the page", hint="make it, or name another"
-        )
     with status() as say:
         found = profile(
             options.model if folder is None else str(folder.bundle),

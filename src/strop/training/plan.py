@@ -64,7 +64,9 @@ def plan(course: Course) -> None:
     restore_random_state(state, course.device)
     progress.total = min(total, course.affordable(pace))
     _check_time(course, progress.total, pace)  # planning has taken some
-    progress.gap = math.ceil(judging / (_JUDGING_SHARE * pace))
+    # Without a limit nothing may depend on the clock: equal seeds give equal weights.
+    limited = course.clock.limit is not None
+    progress.gap = math.ceil(judging / (_JUDGING_SHARE * pace)) if limited else 0
     progress.every = judging_interval(progress.total, progress.gap)
     if progress.total < course.given // progress.batch:
         seen = min(progress.total * progress.batch, len(rows))
