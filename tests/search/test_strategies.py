@@ -135,3 +135,28 @@ def test_evidence_finds_a_near_best_recipe_sooner_than_random_and_exhaustive() -
     ]
     assert evidence < exhaustive
     assert evidence < math.fsum(random) / len(random)
+
+
+def test_what_is_built_is_worth_trying_on_the_other_engine_before_building_another() -> None:
+    space = synthetic_space()
+    wanted = {"onnxruntime": {"graph": "all"}, "openvino": {"precision": "f32"}}
+    plain = [
+        recipe
+        for recipe in space.recipes
+        if not recipe.steps and wanted[recipe.deploy.engine] == recipe.deploy.options
+    ]
+    built = next(
+        recipe
+        for recipe in space.recipes
+        if recipe.steps and recipe.deploy.options == wanted["openvino"]
+    )
+    history = [
+        tried(number, recipe).model_copy(
+            update={"seconds": {"build": 60.0 if recipe.steps else 0.1, "evaluate": 1.0}}
+        )
+        for number, recipe in enumerate([*plain, built])
+    ]
+    proposed = strategies.get("evidence").propose(space, history, tolerance=0.2, seed=0)
+    assert proposed is not None
+    assert proposed.steps == built.steps
+    assert proposed.deploy.options != built.deploy.options

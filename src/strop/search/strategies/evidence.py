@@ -229,27 +229,44 @@ def _chance_to_build(recipe: Recipe, history: Sequence[Trial]) -> float:
 
 
 def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
-    """Expected cost of a trial: what the same techniques cost so far, else the prior."""
+    """Expected cost of a trial: what building with the same techniques took so far, else the prior.
+
+    What was built once is kept: on another engine, or with other options, it has only to be scored
+    and timed, which takes as long as it took the others.
+    """
     techniques = tuple(step.technique for step in recipe.steps)
-    spent = [
-        sum(value for name, value in trial.seconds.items() if name != "train")
+    built = [
+        trial.seconds.get("build", 0.0)
         for trial in history
         if tuple(step.technique for step in trial.recipe.steps) == techniques
     ]
-    build = _COMPILE.get(recipe.deploy.engine, 0.0)
-    if spent:
-        return 1.0 + build + float(np.median(spent))
-    return (
-        2.0
-        + build
+    judged = [
+        sum(trial.seconds.get(stage, 0.0) for stage in ("evaluate", "time"))
+        for trial in history
+        if trial.number and "evaluate" in trial.seconds
+    ]
+    rest = 2.0 + _COMPILE.get(recipe.deploy.engine, 0.0) + float(np.median(judged or [0.0]))
+    if _is_built(recipe, history):
+        return rest
+    if built:
+        return rest + float(np.median(built))
+    return rest + sum(
+        PRIOR.get(step.technique, (0.0, 0.0, 5.0))[2]
         + sum(
-            PRIOR.get(step.technique, (0.0, 0.0, 5.0))[2]
-            + sum(
-                PRIOR.get(f"{step.technique}.{name}={value}", (0.0, 0.0, 0.0))[2]
-                for name, value in step.params.items()
-            )
-            for step in recipe.steps
+            PRIOR.get(f"{step.technique}.{name}={value}", (0.0, 0.0, 0.0))[2]
+            for name, value in step.params.items()
         )
+        for step in recipe.steps
+    )
+
+
+def _is_built(recipe: Recipe, history: Sequence[Trial]) -> bool:
+    """Whether a trial has made what all the steps make."""
+    return any(
+        trial.recipe.start == recipe.start
+        and trial.recipe.steps[: len(recipe.steps)] == recipe.steps
+        and (trial.failed_step is None or trial.failed_step >= len(recipe.steps))
+        for trial in history
     )
 
 
