@@ -218,6 +218,8 @@ def _chance_to_build(recipe: Recipe, history: Sequence[Trial]) -> float:
     costing a trial's whole patience.
     """
     chance = 1.0
+    if _is_built(recipe, history):
+        return chance
     for step in recipe.steps:
         tried = [
             trial.status != "failed"
@@ -235,11 +237,12 @@ def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
     and timed, which takes as long as it took the others.
     """
     techniques = tuple(step.technique for step in recipe.steps)
-    built = [
-        trial.seconds.get("build", 0.0)
+    alike = [
+        trial
         for trial in history
         if tuple(step.technique for step in trial.recipe.steps) == techniques
     ]
+    built = [trial.seconds.get("build", 0.0) for trial in alike]
     judged = [
         sum(trial.seconds.get(stage, 0.0) for stage in ("evaluate", "time"))
         for trial in history
@@ -248,16 +251,18 @@ def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
     rest = 2.0 + _COMPILE.get(recipe.deploy.engine, 0.0) + float(np.median(judged or [0.0]))
     if _is_built(recipe, history):
         return rest
+    seen = {name for trial in alike for name in _params(trial.recipe)}
+    extra = sum(PRIOR.get(name, (0.0, 0.0, 0.0))[2] for name in _params(recipe) if name not in seen)
     if built:
-        return rest + float(np.median(built))
-    return rest + sum(
-        PRIOR.get(step.technique, (0.0, 0.0, 5.0))[2]
-        + sum(
-            PRIOR.get(f"{step.technique}.{name}={value}", (0.0, 0.0, 0.0))[2]
-            for name, value in step.params.items()
-        )
-        for step in recipe.steps
-    )
+        return rest + extra + float(np.median(built))
+    return rest + extra + sum(PRIOR.get(name, (0.0, 0.0, 5.0))[2] for name in techniques)
+
+
+def _params(recipe: Recipe) -> Iterator[str]:
+    """The features that tell how the steps are applied."""
+    for step in recipe.steps:
+        for name, value in step.params.items():
+            yield f"{step.technique}.{name}={value}"
 
 
 def _is_built(recipe: Recipe, history: Sequence[Trial]) -> bool:
