@@ -32,10 +32,12 @@ def footprints(entry: Entry, zoo: Path, candidates: Sequence[Candidate]) -> dict
         try:
             found[candidate.name] = {"peak": peak(candidate.spec, inputs), "file": size}
         except StropError as error:
-            found[candidate.name] = {"error": _first_line(error)}
+            found[candidate.name] = {"error": _first_line(error, artifact)}
     return found
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception, artifact: Path) -> str:
+    """What went wrong, without the folder that the file lies in on this machine."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else "not measured")[:240]
+    line = lines[0] if lines else "not measured"
+    return line.replace(f"{artifact.parent}/", "")[:240]

@@ -67,7 +67,8 @@ class Foresight:
         """What building this step is likely to take, by those of its technique most like it.
 
         Zero where nothing is known, and for a step that was built already: it is kept. Of several
-        that are as like it, the slowest counts.
+        that are as like it, the quickest that ended counts (others of them did more beside it), and
+        the slowest that failed.
         """
         alike = [
             (_differences(known.params, step.params), known)

@@ -96,7 +96,7 @@ class EvidenceOrder(Strategy):
             ),
             default=0.0,
         )
-        scores = []
+        judging, scores = _judging_seconds(history), []
         for recipe in left:
             x = _vector(recipe, names)
             mean, sd = float(x @ time_mean), math.sqrt(float(x @ time_cov @ x) + _NOISE_TIME**2)
@@ -107,9 +107,8 @@ class EvidenceOrder(Strategy):
                 loss = float(x @ loss_mean)
                 spread = math.sqrt(float(x @ loss_cov @ x) + _NOISE_LOSS**2)
                 feasible = _normal_cdf((1.0 - loss) / spread)
-            scores.append(
-                gain * feasible * _chance_to_build(recipe, history) / _seconds(recipe, history)
-            )
+            seconds = _seconds(recipe, history, judging)
+            scores.append(gain * feasible * _chance_to_build(recipe, history) / seconds)
         return left[int(np.argmax(scores))]
 
 
@@ -217,9 +216,9 @@ def _chance_to_build(recipe: Recipe, history: Sequence[Trial]) -> float:
     A technique that is too slow for this model fails with all its parameters, each failure
     costing a trial's whole patience.
     """
-    chance = 1.0
     if _is_built(recipe, history):
-        return chance
+        return 1.0
+    chance = 1.0
     for step in recipe.steps:
         tried = [
             trial.status != "failed"
@@ -230,11 +229,11 @@ def _chance_to_build(recipe: Recipe, history: Sequence[Trial]) -> float:
     return chance
 
 
-def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
+def _seconds(recipe: Recipe, history: Sequence[Trial], judging: float) -> float:
     """Expected cost of a trial: what building with the same techniques took so far, else the prior.
 
     What was built once is kept: on another engine, or with other options, it has only to be scored
-    and timed, which takes as long as it took the others.
+    and timed, which takes `judging` seconds.
     """
     techniques = tuple(step.technique for step in recipe.steps)
     alike = [
@@ -243,12 +242,7 @@ def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
         if tuple(step.technique for step in trial.recipe.steps) == techniques
     ]
     built = [trial.seconds.get("build", 0.0) for trial in alike]
-    judged = [
-        sum(trial.seconds.get(stage, 0.0) for stage in ("evaluate", "time"))
-        for trial in history
-        if trial.number and "evaluate" in trial.seconds
-    ]
-    rest = 2.0 + _COMPILE.get(recipe.deploy.engine, 0.0) + float(np.median(judged or [0.0]))
+    rest = 2.0 + _COMPILE.get(recipe.deploy.engine, 0.0) + judging
     if _is_built(recipe, history):
         return rest
     seen = {name for trial in alike for name in _params(trial.recipe)}
@@ -256,6 +250,16 @@ def _seconds(recipe: Recipe, history: Sequence[Trial]) -> float:
     if built:
         return rest + extra + float(np.median(built))
     return rest + extra + sum(PRIOR.get(name, (0.0, 0.0, 5.0))[2] for name in techniques)
+
+
+def _judging_seconds(history: Sequence[Trial]) -> float:
+    """What scoring and timing took in the median; the original's own is no guide, it is kept."""
+    found = [
+        sum(trial.seconds.get(stage, 0.0) for stage in ("evaluate", "time"))
+        for trial in history
+        if trial.number and "evaluate" in trial.seconds
+    ]
+    return float(np.median(found)) if found else 0.0
 
 
 def _params(recipe: Recipe) -> Iterator[str]:
