@@ -24,8 +24,7 @@ from strop.workers import Pool
 
 BUDGET = "10m"
 _LIMITS: dict[tuple[str, str], object] = {
-    ("strop.search.deliver", "_LAUNCHES"): 2,
-    ("strop.search.deliver", "_QUADS"): 2,
+    ("strop.search.retiming", "_QUADS"): 2,
     ("strop.search.deliver", "_CURVE"): (1, 4),
     ("strop.search.race", "_PATIENCE"): 3,
     ("strop.search.race", "_ROUNDS"): 3,
@@ -108,5 +107,4 @@ def settle_speed(patch: pytest.MonkeyPatch, times_faster: float) -> None:
             concurrent=conditions.concurrent,
         )
 
-    patch.setattr("strop.search.deliver.pair", pair)
-    patch.setattr("strop.search.deliver._LAUNCHES", 10)
+    patch.setattr("strop.search.retiming.pair", pair)

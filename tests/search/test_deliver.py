@@ -21,6 +21,7 @@ from strop.records import (
     Trial,
 )
 from strop.search import deliver
+from strop.search.near_miss import near_miss, none_better
 from strop.workers import ChildError
 
 
@@ -78,7 +79,7 @@ def test_what_fails_in_a_duel_loses_it_and_the_search_goes_on(
     def fails(*_: Any, **__: Any) -> Any:
         raise TimingFailed(side, ChildError("it died"))
 
-    monkeypatch.setattr(deliver, "_pair", fails)
+    monkeypatch.setattr(deliver, "retime", fails)
     slower, faster = proof(trial(1, 2.0)), proof(trial(2, 2.1))
     chosen = deliver._choose(place, [slower, faster], {1: None, 2: None})  # type: ignore[dict-item]
     assert chosen is not None and chosen.trial.number == stays
@@ -88,12 +89,12 @@ def test_what_fails_in_a_duel_loses_it_and_the_search_goes_on(
 
 def test_a_near_miss_that_was_never_timed_again_is_not_said_to_have_been(place: Any) -> None:
     surest, fastest = trial(1, 2.0, drop=-0.01), trial(2, 2.1)
-    race: Any = SimpleNamespace(trials=[trial(0, 1.0), surest, fastest])
+    trials = [trial(0, 1.0), surest, fastest]
     proofs = [proof(surest), proof(fastest)]
-    missed = deliver._near_miss(place, race, race.trials[0], proofs, proofs[1])
+    missed = near_miss(place, trials, trials[0], proofs, proofs[1])
     assert missed is not None and missed.recipe == surest.recipe
     assert "#2 was taken" in missed.reason
-    missed = deliver._near_miss(place, race, race.trials[0], proofs, proofs[0])
+    missed = near_miss(place, trials, trials[0], proofs, proofs[0])
     assert missed is not None and "taken" not in missed.reason
 
 
@@ -101,7 +102,7 @@ def test_that_nothing_was_faster_is_said_only_of_what_was_tried() -> None:
     exact = trial(0, 1.0).model_copy(update={"equivalent": True})
     failed = trial(1, 1.0).model_copy(update={"status": "failed", "reason": "no kernel"})
     slower = trial(2, 0.5)
-    said = deliver._none_better
+    said = none_better
     assert "ended before any" in said([exact, failed], "latency", finished=False)
     assert said([exact, failed], "latency", finished=True).endswith(f"{failed.recipe}: no kernel")
     told = said([exact, failed, slower], "latency", finished=False)

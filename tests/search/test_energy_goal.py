@@ -26,9 +26,9 @@ from strop.records import (
     Trial,
 )
 from strop.search import Request, Task, optimize
-from strop.search.deliver import _not_better, _surely_better
 from strop.search.objective import at_once, cost, saved
 from strop.search.optimize import _history
+from strop.search.retiming import not_better, surely_better
 from strop.search.spending import caution, priced, screened, spent
 
 from .digits import write_data, write_model
@@ -109,17 +109,17 @@ def test_less_energy_is_delivered_only_when_sure_and_no_slower(
     faster: float, cpu: tuple[float, float], said: str
 ) -> None:
     place, found = workspace("energy"), timing(faster, cpu)
-    won = SimpleNamespace(trial=trial(1, faster=faster, saves=2.0))
-    reason = _not_better(place, found, won, trial(0, faster=1.0, saves=1.0))  # type: ignore[arg-type]
+    won = trial(1, faster=faster, saves=2.0)
+    reason = not_better(place, found, won, trial(0, faster=1.0, saves=1.0))  # type: ignore[arg-type]
     assert said in reason and bool(said) == bool(reason)
-    assert _surely_better(place, found) == (not said)
+    assert surely_better(place, found) == (not said)
 
 
 def test_counters_win_over_cpu_seconds_where_all_launches_have_them() -> None:
     place = workspace("energy")
     # By CPU seconds b is thriftier, by the counters it is not.
-    assert not _surely_better(place, timing(1.2, (0.4, 0.1), joules=(1.0, 2.0)))
-    assert _surely_better(place, timing(1.2, (0.1, 0.4), joules=(2.0, 1.0)))
+    assert not surely_better(place, timing(1.2, (0.4, 0.1), joules=(1.0, 2.0)))
+    assert surely_better(place, timing(1.2, (0.1, 0.4), joules=(2.0, 1.0)))
 
 
 def test_a_counter_that_stands_still_for_a_round_still_counts_over_all() -> None:

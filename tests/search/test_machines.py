@@ -10,8 +10,8 @@ import pytest
 
 from strop.measure import PairTiming, describe
 from strop.records import Deployment, Evidence, Price, Recipe, Target, Trial
-from strop.search.deliver import _not_better
 from strop.search.machines import saves_none
+from strop.search.retiming import not_better
 
 
 def timing(faster: float, *, noise: float = 0.005) -> PairTiming:
@@ -75,8 +75,7 @@ def test_other_goals_are_not_decided_by_machines() -> None:
 def test_what_saves_no_machine_is_not_delivered() -> None:
     recipe = Recipe(deploy=Deployment(engine="onnxruntime"))
     trial = Trial(number=1, recipe=recipe, status="alive", stage="time", evidence=Evidence())
-    won: Any = SimpleNamespace(trial=trial)
     for rate, said in ((90.0, "no cheaper"), (350.0, "")):
         place: Any = SimpleNamespace(task=SimpleNamespace(goal="cost"), target=target(rate))
-        reason = _not_better(place, timing(2.0), won, trial)
+        reason = not_better(place, timing(2.0), trial, trial)
         assert said in reason and bool(said) == bool(reason)
