@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from strop import engines
 from strop.data import Dataset
@@ -20,8 +21,10 @@ from strop.models.onnx_converter import form_of, to_module
 from strop.models.parity import relative_errors
 from strop.records import SessionSpec
 from strop.techniques import Context, qat
+from strop.techniques.calibration_rows import Rows
 from strop.techniques.fake_quant import ActivationStep, BiasStep, FakeQuantised, WeightStep
 from strop.techniques.folding import prepare
+from strop.techniques.int8_static import Quantiser
 from strop.techniques.onnx_view import GraphView
 from strop.techniques.qat import BOUND, QuantisationAware, _exported, disagreement
 from strop.techniques.quantisable import plan
@@ -86,6 +89,12 @@ def run(model: Model, engine: str, rows: Dataset, workdir: Path) -> dict[str, np
         return session.run(rows.inputs())
     finally:
         session.close()
+
+
+def context(folder: Path, rows: Dataset) -> Context:
+    workdir = folder / "work"
+    workdir.mkdir(parents=True)
+    return Context(workdir, target(), {"train": rows})
 
 
 def start(model: Model, low: float, high: float) -> tuple[FakeQuantised, onnx.ModelProto]:
@@ -156,14 +165,43 @@ def test_the_bound_holds_after_every_step_has_moved(
     assert disagreement(fake.module, form, fake.export(), rows.inputs()) <= BOUND
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("kind", sorted(SOURCES))
+def test_training_begins_where_rounding_ended(
+    written: dict[str, tuple[Model, Dataset]], kind: str, share: float, tmp_path: Path
+) -> None:
+    model, rows = written[kind]
+    network = prepare(graph.read(model.forms["onnx"]))
+    kept, begun = qat._start(network, model, share, 4, context(tmp_path, rows))
+    assert len(kept) == int(share * (len(kept) + len(begun.plan.layers)))
+    fake = FakeQuantised(begun.network, begun.plan, begun.ranges, bits=4, scales=begun.scales)
+    chosen = Rows.of(model, rows, 0)
+    quantiser = Quantiser(
+        network,
+        chosen.batches,
+        chosen.sample(),
+        qat.START,
+        bits=4,
+        ctx=context(tmp_path / "b", rows),
+    )
+    form = form_of(model.signature)
+    wanted = quantiser.build(kept)
+    assert disagreement(fake.module, form, wanted, rows.inputs()) <= BOUND
+    assert stored_weights(fake.export()) == stored_weights(wanted)
+
+
+def stored_weights(network: onnx.ModelProto) -> dict[str, bytes]:
+    arrays = {e.name: numpy_helper.to_array(e) for e in network.graph.initializer}
+    return {name: array.tobytes() for name, array in arrays.items() if array.dtype == np.int8}
+
+
 def test_training_wins_back_what_rounding_lost(
     written: dict[str, tuple[Model, Dataset]], tmp_path: Path
 ) -> None:
     model, rows = written["residual"]
     network = prepare(graph.read(model.forms["onnx"]))
-    chosen = plan(GraphView(network))
-    ranges = qat._ranges(network, chosen, rows, 32, Context(tmp_path / "none", target()))
-    fake = FakeQuantised(network, chosen, ranges, bits=3)
+    _, begun = qat._start(network, model, 0.0, 3, context(tmp_path, rows))
+    fake = FakeQuantised(begun.network, begun.plan, begun.ranges, bits=3, scales=begun.scales)
     teacher = to_module(network, check=False)
     x = torch.from_numpy(rows.inputs()["x"])
     with torch.no_grad():

@@ -33,6 +33,8 @@ from strop.techniques.qdq import (
 from strop.techniques.quantisable import Layer, Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from onnx import ModelProto
 
 
@@ -54,6 +56,9 @@ class FakeQuantised:
         (low, high) of every tensor of the plan, to begin with.
     bits
         Of the weights.
+    scales
+        float32[channels], the step of each layer's weights to begin with, by layer name; from the
+        greatest weights where it is missing.
 
     Attributes
     ----------
@@ -61,7 +66,15 @@ class FakeQuantised:
         To be trained; called as :func:`strop.models.onnx_converter.form_of` says.
     """
 
-    def __init__(self, network: ModelProto, plan: Plan, ranges: Ranges, *, bits: int = 8) -> None:
+    def __init__(
+        self,
+        network: ModelProto,
+        plan: Plan,
+        ranges: Ranges,
+        *,
+        bits: int = 8,
+        scales: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._network, self._plan, self._bits = network, plan, bits
         self._view = GraphView(network)
         bounds = shared_ranges(plan, ranges)
@@ -73,7 +86,7 @@ class FakeQuantised:
         self.module.requires_grad_(False)
         self._layers = {layer.name: self._find(layer) for layer in plan.layers}
         for layer in plan.layers:
-            self._prepare(layer)
+            self._prepare(layer, (scales or {}).get(layer.name))
         for step in self._activations.values():
             step.requires_grad_(True)
 
@@ -121,13 +134,14 @@ class FakeQuantised:
                     return found
         raise NotApplicable(f"the layer '{layer.name}' cannot be trained in PyTorch")
 
-    def _prepare(self, layer: Layer) -> None:
+    def _prepare(self, layer: Layer, scales: np.ndarray | None) -> None:
         module = self._layers[layer.name]
         if parametrize.is_parametrized(module):
             return  # two products that share weight and bias are one layer in torch
         weight = self._view.constant(layer.weight)
         assert weight is not None
-        scales = weight_scales(weight, layer.channel_axis, bits=self._bits)
+        if scales is None:
+            scales = weight_scales(weight, layer.channel_axis, bits=self._bits)
         step = WeightStep(scales, self._bits)
         # torch has the output channels of all these layers first.
         parametrize.register_parametrization(module, "weight", step)

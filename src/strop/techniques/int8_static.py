@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from strop.errors import NotApplicable
@@ -21,13 +22,15 @@ from strop.techniques.float_graph import float_graph
 from strop.techniques.folding import prepare
 from strop.techniques.observers import Extremes, Histogram
 from strop.techniques.onnx_view import GraphView
-from strop.techniques.qdq import round_weights, write_qdq
-from strop.techniques.quantisable import plan
+from strop.techniques.qdq import Ranges, round_weights, write_qdq
+from strop.techniques.quantisable import Plan, plan
+from strop.techniques.rounded_floats import as_floats
 from strop.techniques.rounding import moments_of
 from strop.techniques.sensitivity import cached, layer_errors, layer_microseconds, rank_layers
 from strop.techniques.smoothquant import find_spots, smooth
 
 if TYPE_CHECKING:
+    import numpy as np
     from onnx import ModelProto
 
 KEPT_IN_FLOAT = (0.05, 0.1, 0.2, 0.4)
@@ -127,7 +130,7 @@ class StaticINT8(Technique):
         rows = Rows.of(model, ctx.data["calibrate"], ctx.seed)
         digest = digest_of(rows.batches)
         bits = weight_bits(ctx.target)
-        key = _key(model.digest, digest, params, bits)
+        key = calibration_key(model.digest, digest, params, bits)
         quantiser = _recent.get(key)
         if quantiser is None:
             # Recipes that differ in `keep_float` alone follow one another in a search and share
@@ -162,6 +165,35 @@ class StaticINT8(Technique):
 def weight_bits(target: Target) -> int:
     """Bits of the weights: 7 where integer products saturate 16-bit sums, else 8."""
     return 8 if _WIDE_SUMS & set(target.machine.isa) else 7
+
+
+def calibration_key(model: str, rows: str, params: Mapping[str, Any], bits: int) -> str:
+    """Of all that shapes a `Quantiser`, as hexadecimal digits: digests of model and rows."""
+    shaping = {name: value for name, value in params.items() if name != "keep_float"}
+    text = json.dumps([StaticINT8.version, model, rows, shaping, bits], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network that rounds to what `Quantiser.build` writes, for training to go on from.
+
+    Attributes
+    ----------
+    network
+        In float, each weight the float that its integer stands for, biases corrected.
+    plan
+        Of that network.
+    ranges
+        (low, high) of every tensor of the plan.
+    scales
+        float32[channels], the step of each layer's weights, by layer name.
+    """
+
+    network: ModelProto
+    plan: Plan
+    ranges: Ranges
+    scales: Mapping[str, np.ndarray]
 
 
 class Quantiser:
@@ -240,6 +272,13 @@ class Quantiser:
         chosen = plan(self._view, keep_float=keep_float)
         return write_qdq(self.network, chosen, self._ranges, self._rounded, bias_shift=self._shifts)
 
+    def start(self, keep_float: Collection[str]) -> Start:
+        """Where training goes on from, with the layers of the given names in float."""
+        chosen = plan(self._view, keep_float=keep_float)
+        network = as_floats(self.network, chosen.layers, self._rounded, self._shifts)
+        scales = {layer.name: self._rounded[layer.name].scales for layer in chosen.layers}
+        return Start(network, plan(GraphView(network), keep_float=keep_float), self._ranges, scales)
+
     def most_sensitive(self, share: float, key: str) -> list[str]:
         """The names of a share of the layers, those that cost most first; one at least unless
         `share` is 0. The ranking is kept beside the working directory under `key`.
@@ -305,9 +344,3 @@ class Quantiser:
 
 
 _recent: dict[str, Quantiser] = {}
-
-
-def _key(model: str, rows: str, params: Mapping[str, Any], bits: int) -> str:
-    shaping = {name: value for name, value in params.items() if name != "keep_float"}
-    text = json.dumps([StaticINT8.version, model, rows, shaping, bits], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

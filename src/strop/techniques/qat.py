@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +15,32 @@ from strop.models.model import Model
 from strop.models.parity import relative_errors
 from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
-from strop.techniques.calibration import Arrays, open_session, sample_rows, watch
+from strop.techniques.calibration import digest_of, open_session
+from strop.techniques.calibration_rows import Rows
 from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.folding import prepare
-from strop.techniques.int8_static import StaticINT8, weight_bits
-from strop.techniques.observers import Histogram
+from strop.techniques.int8_static import Quantiser, Start, StaticINT8, calibration_key, weight_bits
 from strop.techniques.onnx_view import GraphView
-from strop.techniques.quantisable import Plan, plan
+from strop.techniques.quantisable import plan
 from strop.techniques.teaching import train_settings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
 
-    from strop.data import Dataset
     from strop.models.module_form import ModuleForm
     from strop.techniques.fake_quant import FakeQuantised
 
-CALIBRATION_ROWS = 256
-"""Rows that the ranges to begin with are taken from."""
+START = {
+    "calibrator": "mse",
+    "rounding": "compensated",
+    "bias_correction": True,
+    "smooth": 0.0,
+    "equalise": "none",
+    "rank": "error",
+}
+"""How `int8-static` rounds what training begins with: as well as rounding can without training."""
+KEPT_IN_FLOAT = (0.0, 0.05)
 BOUND, NOISE_SHARE = 0.02, 0.5
 """How far the integer graph may lie from what was trained, relative to each example's outputs: so
 much, or as much of what rounding itself changed before training began.
@@ -55,11 +62,14 @@ class QuantisationAware(Technique):
 
     The float graph, its batch normalisations folded and frozen, is run in torch with every
     rounding that the integer graph has (`strop.techniques.quantisable` decides where), and
-    trained to give the original's outputs; labels help where there are some. What is written is
-    the graph that was trained.
+    trained to give the original's outputs; labels help where there are some. It begins with the
+    weights, ranges and biases that `int8-static` would write, so that training wins back what
+    rounding alone could not. What is written is the graph that was trained.
 
     Parameters of the space
     -----------------------
+    keep_float
+        Share of the layers kept in float, those that rounding without training costs most.
     temperature
         Of the distillation loss, for outputs that are scores of classes.
     labels
@@ -69,7 +79,7 @@ class QuantisationAware(Technique):
     """
 
     name = "qat"
-    version = 4
+    version = 5
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("train", "search")
@@ -86,8 +96,11 @@ class QuantisationAware(Technique):
         return Applicability.yes()
 
     def space(self, model: Model, target: Target) -> Space:
+        count = len(plan(GraphView(prepare(graph.read(model.forms["onnx"])))).layers)
+        shares = tuple(share for share in KEPT_IN_FLOAT if not share or share * count >= 1)
         return Space(
             choices=(
+                Choice(name="keep_float", values=shares),
                 Choice(name="temperature", values=(4.0,)),
                 Choice(name="labels", values=(0.3,)),
                 Choice(name="rows", values=("auto",)),
@@ -101,11 +114,12 @@ class QuantisationAware(Technique):
 
         data = ctx.data["train"]
         network = prepare(graph.read(model.forms["onnx"]))
-        chosen = plan(GraphView(network))
         batch = fixed_batch(model.signature)
-        ranges = _ranges(network, chosen, data, batch or _BATCH, ctx)
         bits = weight_bits(ctx.target)
-        student = FakeQuantised(network, chosen, ranges, bits=bits)
+        kept, start = _start(network, model, float(params["keep_float"]), bits, ctx)
+        student = FakeQuantised(
+            start.network, start.plan, start.ranges, bits=bits, scales=start.scales
+        )
         teacher_model = ctx.teacher or model
         if "onnx" not in teacher_model.forms:
             raise NotApplicable("the original has no ONNX form to learn from")
@@ -149,8 +163,8 @@ class QuantisationAware(Technique):
                 **model.meta,
                 "quantised": True,
                 "weight_bits": bits,
-                "int8_layers": [layer.name for layer in chosen.layers],
-                "float_layers": [],
+                "int8_layers": [layer.name for layer in start.plan.layers],
+                "float_layers": sorted(kept),
                 "qat": {**report.facts(), "disagreement": round(error, 6)},
             },
         )
@@ -194,23 +208,12 @@ def _exported(
     return graph, error
 
 
-def _ranges(
-    network: ModelProto, chosen: Plan, data: Dataset, batch: int, ctx: Context
-) -> dict[str, tuple[float, float]]:
-    """The ranges that training begins with: of least squared error over some rows."""
-    rows = sample_rows(len(data), CALIBRATION_ROWS, ctx.seed)
-    rows = rows[: max(len(rows) // batch, 1) * batch]
-    if len(rows) < batch:
-        rows = np.resize(rows, batch)
-
-    def batches() -> Iterator[Arrays]:
-        for start in range(0, len(rows), batch):
-            yield data.inputs(rows[start : start + batch])
-
-    seen = {name: Histogram() for name in chosen.tensors}
-    observers = {name: [histogram] for name, histogram in seen.items()}
-    try:
-        watch(network, observers, batches, deadline=ctx.deadline)
-    except ValueError as error:
-        raise NotApplicable(f"calibration failed: {error}") from error
-    return {name: histogram.range("mse") for name, histogram in seen.items()}
+def _start(
+    network: ModelProto, model: Model, share: float, bits: int, ctx: Context
+) -> tuple[list[str], Start]:
+    """The layers that stay in float, and what rounding after training makes of the others."""
+    rows = Rows.of(model, ctx.data["train"], ctx.seed)
+    quantiser = Quantiser(network, rows.batches, rows.sample(), START, bits=bits, ctx=ctx)
+    key = calibration_key(model.digest, digest_of(rows.batches), START, bits)
+    kept = quantiser.most_sensitive(share, key)
+    return kept, quantiser.start(kept)
