@@ -26,7 +26,7 @@ from strop.techniques.fake_quant import ActivationStep, BiasStep, FakeQuantised,
 from strop.techniques.folding import prepare
 from strop.techniques.int8_static import Quantiser
 from strop.techniques.onnx_view import GraphView
-from strop.techniques.qat import BOUND, QuantisationAware, _exported, disagreement
+from strop.techniques.qat import BOUND, QuantisationAware, _exported, disagreement, unsteadiness
 from strop.techniques.quantisable import plan
 from strop.testing import graphs
 from strop.testing.targets import target
@@ -279,14 +279,37 @@ def test_biases_are_rounded_to_the_unit_of_the_integer_sums() -> None:
 
 
 def test_a_graph_that_is_not_what_is_trained_is_refused_before_training(
-    written: dict[str, tuple[Model, Dataset]],
+    written: dict[str, tuple[Model, Dataset]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, rows = written["residual"]
     fake, _ = start(model, -3.0, 3.0)
     form, inputs = form_of(model.signature), rows.inputs()
-    assert _exported(fake, form, inputs, BOUND)[1] <= BOUND
+    assert _exported(fake, form, inputs)[1] <= BOUND
+    other, _ = start(model, -1.0, 1.0)
+    monkeypatch.setattr(fake, "export", other.export)
     with pytest.raises(NotApplicable, match="differs from what is trained"):
-        _exported(fake, form, inputs, 0.0)
+        _exported(fake, form, inputs)
+
+
+class Amplifier(torch.nn.Module):
+    """Turns the last bits of what a layer sums up into outputs, `gain` times as large."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.gain = gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.gain * self.layer(x.flatten(1)[:, :4]))
+
+
+def test_a_network_is_unsteady_as_far_as_last_bits_change_it(
+    written: dict[str, tuple[Model, Dataset]],
+) -> None:
+    model, rows = written["residual"]
+    form, inputs = form_of(model.signature), rows.inputs()
+    found = [unsteadiness(Amplifier(gain), form, inputs) for gain in (1.0, 1e4, 1e7)]
+    assert found[0] < 1e-5 < found[1] < 0.1 < 0.5 < found[2]
 
 
 def test_shared_ranges_are_one_step(tmp_path: Path) -> None:
