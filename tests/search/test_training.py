@@ -131,6 +131,7 @@ def test_a_students_recipes_are_trained_once_and_joined_with_the_rest(outcome: O
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a whole search, on whatever else the machine does
 def test_time_that_is_left_teaches_a_student_on(
     files: Path, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from strop.measure import Arena, Conditions, summarise
 from strop.records import OperatingPoint, Recipe, SessionSpec, Trial
 from strop.search.builder import Built, build
 from strop.search.objective import at_once, cost, may_hold
+from strop.search.timekeeper import ANCHOR
 from strop.search.tuning import (
     BATCHES,
     Grid,
@@ -37,8 +38,6 @@ Attempt = Callable[[Recipe, bool, Sequence[OperatingPoint]], Trial]
 _SHARE, _SECONDS, _LONGEST = 0.1, 5.0, 60.0
 """What tuning is kept: a share of the budget, seconds a setting to choose from, and at most."""
 _TRIES = 3
-_ANCHOR = "anchor"
-"""What the race calls the session in its arena that all are compared with."""
 _ROUNDS = 5
 _EQUIVALENTS, _OTHERS = 2, 2
 _NEAR = 1.5
@@ -128,7 +127,7 @@ def climb(workspace: Workspace, arena: Arena, built: Built, *, name: str) -> lis
     )
     if choices.size == 1:
         return []
-    with Settings(workspace, arena, built.spec, anchor=_ANCHOR, name=name) as measure:
+    with Settings(workspace, arena, built.spec, anchor=ANCHOR, name=name) as measure:
         return explore(
             start,
             choices,

@@ -14,15 +14,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from strop.errors import StropError
-from strop.measure import Arena, Conditions, footprint
-from strop.proof import ratio_interval
+from strop.measure import Arena, Conditions
 from strop.records import (
     BestChanged,
     Evidence,
-    Interval,
     OperatingPoint,
     Recipe,
-    Speedup,
     Trial,
     TrialFinished,
     TrialStarted,
@@ -31,25 +28,22 @@ from strop.records import (
 from strop.search.builder import Built, StepFailed, build, operator_counts
 from strop.search.evaluator import Evaluator, Scored, drop_bounds, quality
 from strop.search.foresight import Foresight, patience
+from strop.search.heat import heats, kept_for_heat
 from strop.search.objective import at_once, cost, may_hold, pareto, speed
 from strop.search.operating import kept_for_tuning, tune
 from strop.search.purse import Purse, shares, untrained
 from strop.search.space import JointSpace
-from strop.search.spending import screened
 from strop.search.strategies import Strategy
+from strop.search.timekeeper import Timekeeper
 from strop.search.typical import timing_inputs
 from strop.search.workspace import Workspace, reason_of
-from strop.workers import ChildError
 
 EQUIVALENT_ERROR = 1e-3
 """Largest relative error of an equivalent candidate's outputs."""
 
 _SCREEN = 128
 _SURE_AT_SCREEN, _SURE_AT_ALL = 3.0, 2.33
-_ROUNDS, _MORE_ROUNDS = 5, 6
 _PATIENCE = 20
-_TAIL_CALLS, _TAIL_ROUNDS = 400, 30
-"""So many calls bound p99 from above; rounds beyond so many are not spent on it."""
 
 
 class Race:
@@ -91,13 +85,9 @@ class Race:
             for trial in history
             if trial.artifact_digest
         }
-        self._arena: Arena | None = None
-        self._anchored: set[int] = set()
         self._best = 1.0
+        self._keeper: Timekeeper
         self._stale = 0
-        self._energy_kind = next(
-            (trial.evidence.energy.kind for trial in history if trial.evidence.energy), None
-        )
         self._purse = Purse(workspace.train_seconds, shares(space))
         workspace.share = self._purse.share
         self._foresight = Foresight()
@@ -115,16 +105,19 @@ class Race:
         workspace = self._workspace
         inputs = timing_inputs(workspace, workspace.target.batch)
         conditions = Conditions(concurrent=at_once(workspace.task.goal))
-        kept = kept_for_tuning(workspace, self._original)
-        with Arena(inputs, seed=workspace.task.seed, conditions=conditions) as self._arena:
+        heat, tuning = kept_for_heat(workspace), kept_for_tuning(workspace, self._original)
+        kept = heat + tuning
+        with Arena(inputs, seed=workspace.task.seed, conditions=conditions) as arena:
+            self._keeper = Timekeeper(workspace, arena, self.trials)
             self._try_original()
             self._explore(self._purse.affordable, kept)
             if workspace.train_rest:
                 self._stale = 0
                 self._explore(self._purse.taught_on, kept)
-            if kept and self._anchored:
+            if heat and self._keeper.anchored:
+                self._heat(heat)
+            if tuning and self._keeper.anchored:
                 self._tune()
-        self._arena = None
         if skipped := untrained(self._space, self.trials):
             workspace.emit(
                 Warned(
@@ -159,9 +152,25 @@ class Race:
             self._finish(self._try(recipe, exact=self._space.is_exact(recipe)))
         self.finished = self._stale >= _PATIENCE
 
+    def _heat(self, kept: float) -> None:
+        """Time the fastest side by side, so that none is the best by the luck of its minute."""
+        workspace = self._workspace
+
+        def retimed(trial: Trial, built: Built, name: str) -> Trial:
+            return self._keeper.told(trial, built, name, trial.evidence.memory)
+
+        before = self._leader()
+        for trial in heats(
+            workspace, self._keeper.arena, self.trials, self._original, retimed, kept
+        ):
+            self.trials[trial.number] = trial
+            workspace.emit(TrialFinished(trial=trial, elapsed=workspace.clock.elapsed))
+        leader = self._leader()
+        if leader is not None and before is not None and leader.number != before.number:
+            self._lead(leader)
+
     def _tune(self) -> None:
         """Find the batch size, threads and calls at once that suit the best few."""
-        assert self._arena is not None
         workspace = self._workspace
 
         def attempt(recipe: Recipe, exact: bool, points: Sequence[OperatingPoint]) -> Trial:
@@ -169,15 +178,14 @@ class Race:
             self._finish(trial)
             return trial
 
-        for dropped in tune(workspace, self._arena, self.trials, self._original, attempt):
+        for dropped in tune(workspace, self._keeper.arena, self.trials, self._original, attempt):
             self.trials[dropped.number] = dropped
             workspace.emit(TrialFinished(trial=dropped, elapsed=workspace.clock.elapsed))
 
     def _try_original(self) -> None:
         """Trial 0; on a resumed run it is only loaded again, as the anchor of new timings."""
-        assert self._arena is not None
         if self._original.recipe.deploy.engine != "torch":
-            self._raise_anchor(self._original)
+            self._keeper.raise_anchor(self._original)
         if self.trials:
             return
         recipe = self._original.recipe
@@ -197,18 +205,7 @@ class Race:
             evidence=evidence,
             seconds=seconds,
         )
-        self._finish(self._timed(trial, self._original))
-
-    def _raise_anchor(self, built: Built) -> None:
-        """Let `built` be what all others are timed against, if nothing is yet."""
-        assert self._arena is not None
-        if not self._anchored:
-            workspace = self._workspace
-            with workspace.clock.phase("time"):
-                error = self._arena.add("anchor", built.spec, None)
-            if error is not None:
-                raise error
-            self._anchored.add(len(self.trials))
+        self._finish(self._keeper.time(trial, self._original, self._best))
 
     def _try(self, recipe: Recipe, *, exact: bool, points: Sequence[OperatingPoint] = ()) -> Trial:
         """Take one recipe as far as it deserves.
@@ -272,8 +269,8 @@ class Race:
             return outcome("dropped", "evaluate" if scored.n > _SCREEN else "screen", lost)
         start = time.monotonic()
         if exact:
-            self._raise_anchor(built)
-        timed = self._timed(outcome("alive", "time"), built)
+            self._keeper.raise_anchor(built)
+        timed = self._keeper.time(outcome("alive", "time"), built, self._best)
         seconds["time"] = time.monotonic() - start
         return timed.model_copy(update={"seconds": seconds})
 
@@ -302,105 +299,6 @@ class Race:
             return ""
         return f"loses {lost:.2%} on {scored.n} examples: outside {tolerance:.2%}"
 
-    def _timed(self, trial: Trial, built: Built) -> Trial:
-        """Time a candidate beside the anchor: a few rounds, more unless it is clearly slower."""
-        assert self._arena is not None
-        workspace, arena = self._workspace, self._arena
-        # A module has no file of its own worth weighing: its ONNX form holds the same weights.
-        weighed = built.model.forms.get("onnx", built.folder / "-").parent
-        memory = footprint(weighed if built.spec.engine == "torch" else built.folder)
-        if not self._anchored:
-            evidence = trial.evidence.model_copy(update={"memory": memory})
-            return trial.model_copy(update={"evidence": evidence})
-        name = f"{trial.number}"
-        payload = workspace.payload_for(built.spec)
-        batch = trial.recipe.deploy.batch
-        with workspace.clock.phase("time"):
-            error = arena.add(
-                name,
-                built.spec,
-                None if payload is None else payload.tobytes(),
-                None if batch == workspace.target.batch else timing_inputs(workspace, batch),
-            )
-            ratio = None
-            if error is None:
-                ratio = self._rounds(name, _ROUNDS)
-                if ratio is not None and ratio.high > self._best:
-                    ratio = self._rounds(name, _MORE_ROUNDS)
-                if trial.evidence.points and workspace.target.max_p99_seconds is not None:
-                    ratio = self._tail(name) or ratio
-                memory = memory.model_copy(update={"peak": arena.memory_of(name)})
-            timings = arena.timings()
-            timing = timings[name]
-            arena.drop(name)
-        failure: ChildError | None = error or timing.error
-        if failure is not None or ratio is None:
-            why = reason_of(failure) if failure else "the budget ended before it was timed"
-            return trial.model_copy(update={"status": "failed", "stage": "time", "reason": why})
-        spending = screened(
-            workspace.target,
-            built.spec,
-            timing,
-            timings["anchor"],
-            kind=self._energy_kind,
-            batch=batch,
-            concurrent=at_once(workspace.task.goal),
-        )
-        if self._energy_kind is None and spending["energy"] is not None:
-            self._energy_kind = spending["energy"].kind
-        evidence = trial.evidence.model_copy(
-            update={
-                **spending,
-                "memory": memory,
-                "speedups": (
-                    Speedup(
-                        against="anchor", batch=workspace.target.batch, ratio=ratio, launches=1
-                    ),
-                ),
-            }
-        )
-        return self._within_constraints(trial.model_copy(update={"evidence": evidence}))
-
-    def _rounds(self, name: str, count: int) -> Interval | None:
-        """Ratio of the anchor's time over `name`'s, over all rounds so far."""
-        assert self._arena is not None
-        for _ in range(count):
-            self._arena.round()
-        timings = self._arena.timings()
-        mine = timings[name].rounds
-        theirs = timings["anchor"].rounds[-len(mine) :] if len(mine) else mine
-        if len(mine) < 2 or len(mine) != len(theirs):
-            return None
-        estimate, low, high = ratio_interval(np.log(theirs / mine), 0.95, "t")
-        return Interval(estimate=estimate, low=low, high=high)
-
-    def _tail(self, name: str) -> Interval | None:
-        """Rounds until p99 has an upper bound."""
-        assert self._arena is not None
-        ratio = None
-        for _ in range(_TAIL_ROUNDS):
-            if len(self._arena.timings()[name].calls) >= _TAIL_CALLS:
-                break
-            ratio = self._rounds(name, 1)
-        return ratio
-
-    def _within_constraints(self, trial: Trial) -> Trial:
-        target, memory = self._workspace.target, trial.evidence.memory
-        (latency,) = trial.evidence.latency
-        limit, reason = target.max_p99_seconds, ""
-        # A race's few calls tell p99 roughly: only what is surely above goes, unless it was tuned
-        # to keep the limit and was timed for longer.
-        p99 = latency.p99.estimate if trial.evidence.points else latency.p99.low
-        if limit is not None and latency.p50.estimate > limit:
-            reason = f"takes {latency.p50.estimate * 1e3:.2f} ms: over --max-p99"
-        elif limit is not None and p99 > limit:
-            reason = f"has a p99 of {latency.p99.estimate * 1e3:.2f} ms: over --max-p99"
-        elif target.max_memory_bytes and memory and (memory.peak or 0) > target.max_memory_bytes:
-            reason = f"holds {(memory.peak or 0) / 1e6:.0f} MB: over --max-memory"
-        if not reason:
-            return trial
-        return trial.model_copy(update={"status": "dropped", "stage": "time", "reason": reason})
-
     def _finish(self, trial: Trial) -> None:
         """Write the trial down, and say so when it is the best so far."""
         self.trials.append(trial)
@@ -422,15 +320,27 @@ class Race:
         if cost(trial, goal) < min(others, default=math.inf):
             self._stale = 0 if cost(trial, goal) < 0.98 * min(others, default=math.inf) else 1
             self._best = max(self._best, ratio)
-            seconds = workspace.clock.elapsed
-            workspace.emit(
-                BestChanged(
-                    number=trial.number,
-                    recipe_text=str(trial.recipe),
-                    seconds=seconds,
-                    speedup=ratio,
-                )
+            self._lead(trial)
+
+    def _leader(self) -> Trial | None:
+        """The best of the living that may hold."""
+        goal, tolerance = self._workspace.task.goal, self._workspace.tolerance
+        living = [it for it in self.trials if it.status == "alive" and may_hold(it, tolerance)]
+        return min(living, key=lambda trial: cost(trial, goal), default=None)
+
+    def _lead(self, trial: Trial) -> None:
+        """Say that `trial` is the best so far."""
+        ratio = speed(trial)
+        if ratio is None:
+            return
+        self._workspace.emit(
+            BestChanged(
+                number=trial.number,
+                recipe_text=str(trial.recipe),
+                seconds=self._workspace.clock.elapsed,
+                speedup=ratio,
             )
+        )
 
 
 def _deployed(recipe: Recipe) -> str:
