@@ -20,7 +20,7 @@ from strop.models.model import Model
 from strop.models.onnx_converter import form_of, to_module
 from strop.models.parity import relative_errors
 from strop.records import SessionSpec
-from strop.techniques import Context, qat
+from strop.techniques import Context, fake_quant, qat
 from strop.techniques.calibration_rows import Rows
 from strop.techniques.fake_quant import ActivationStep, BiasStep, FakeQuantised, WeightStep
 from strop.techniques.folding import prepare
@@ -265,6 +265,25 @@ def test_step_gradients_are_those_of_the_paper() -> None:
 def test_zero_stays_exact() -> None:
     step = ActivationStep(-0.37, 1.91)
     assert step(torch.zeros(3)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("part", [7, 1 << 17])
+def test_rounding_by_parts_is_rounding(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_quant, "_PART", part)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 4, 3, generator=generator)
+    slope = torch.randn(x.shape, generator=generator)
+    results = []
+    for kind in (fake_quant._Round, fake_quant._RoundByParts):
+        given = [x.clone(), torch.tensor([0.02]), torch.tensor([100.0])]
+        given = [tensor.requires_grad_() for tensor in given]
+        out = kind.apply(*given, 0, 255)
+        out.backward(slope)
+        results.append([out.detach(), *(tensor.grad for tensor in given)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+    inside = results[0][0] != results[0][0].min()
+    assert 0 < int(inside.sum()) < x.numel()  # some values were beyond a bound
 
 
 def test_biases_are_rounded_to_the_unit_of_the_integer_sums() -> None:

@@ -15,6 +15,7 @@ from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models.module_form import ModuleForm
 from strop.training import checkpoint, schedule
+from strop.training.allocator import memory_kept
 from strop.training.checkpoint import Progress
 from strop.training.course import Course, copy_of_state
 from strop.training.loader import Epochs
@@ -81,7 +82,8 @@ def train(
         is the reason.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with threads(useful_threads(settings, student, teacher)), torch.random.fork_rng():
+    few = threads(useful_threads(settings, student, teacher))
+    with few, memory_kept(), torch.random.fork_rng():
         torch.manual_seed(seed)
         course = Course(
             student,
