@@ -267,11 +267,14 @@ def test_zero_stays_exact() -> None:
     assert step(torch.zeros(3)).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("part", [7, 1 << 17])
-def test_rounding_by_parts_is_rounding(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_by_parts_is_rounding(
+    part: int, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fake_quant, "_PART", part)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(5, 4, 3, generator=generator)
+    x = torch.randn(5, 4, 3, 2, generator=generator).to(memory_format=layout)
     slope = torch.randn(x.shape, generator=generator)
     results = []
     for kind in (fake_quant._Round, fake_quant._RoundByParts):

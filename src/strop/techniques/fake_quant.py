@@ -208,7 +208,7 @@ class ActivationStep(nn.Module):  # type: ignore[misc]  # torch is untyped here
         scale = (high - low) / 255
         zero = _rounded(-low / scale) if self._shifted else torch.zeros_like(scale)
         x = x.float()
-        by_parts = x.device.type == "cpu" and x.is_contiguous()
+        by_parts = x.device.type == "cpu" and _layout(x) is not None
         kind = _RoundByParts if by_parts else _Round
         rounded: Tensor = kind.apply(x, scale, zero, 0, 255)
         return rounded
@@ -300,7 +300,7 @@ class _RoundByParts(torch.autograd.Function):  # type: ignore[misc]
         ctx.save_for_backward(x, scale, zero)
         ctx.bounds = low, high
         step, shift = float(scale), float(zero)
-        result = torch.empty_like(x)
+        result = torch.empty_like(x)  # of the same layout
         for part, out in zip(_parts(x), _parts(result), strict=True):
             torch.div(part, step, out=out)
             out.round_().clamp_(low - shift, high - shift).mul_(step)
@@ -313,7 +313,8 @@ class _RoundByParts(torch.autograd.Function):  # type: ignore[misc]
         passed = torch.empty_like(x)
         held = x.new_empty(2, min(x.numel(), _PART))
         by_scale = by_zero = 0.0
-        parts = zip(_parts(x), _parts(gradient.contiguous()), _parts(passed), strict=True)
+        gradient = gradient.contiguous(memory_format=_layout(x))
+        parts = zip(_parts(x), _parts(gradient), _parts(passed), strict=True)
         for part, slope, out in parts:
             ratio, value = held[:, : part.numel()]
             torch.div(part, step, out=ratio)
@@ -334,8 +335,19 @@ _PART = 1 << 17
 """Values of half a megabyte."""
 
 
+def _layout(x: Tensor) -> Any:
+    """The order in which `x` fills its memory, where it does; None where there are gaps."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return None
+
+
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    parts: tuple[Tensor, ...] = x.view(-1).split(_PART)
+    """Views of `x` in the order of memory."""
+    flat = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
+    parts: tuple[Tensor, ...] = flat.view(-1).split(_PART)
     return parts
 
 
