@@ -37,6 +37,26 @@ def synthetic_space() -> JointSpace:
     return JointSpace(tuple(recipes), frozenset(exact), ())
 
 
+@pytest.mark.parametrize("needed", [0.0, 0.1])
+def test_what_rounding_alone_says_of_layers_in_float_tells_training_which_to_keep(
+    needed: float,
+) -> None:
+    deploy = Deployment(engine="onnxruntime")
+    static, trained = (
+        [Recipe(steps=(Step(technique=name, params={"keep_float": keep}),), deploy=deploy)
+         for keep in (0.0, 0.1)]
+        for name in ("int8-static", "qat")
+    )  # fmt: skip
+    space = JointSpace((Recipe(deploy=deploy), *static, *trained), frozenset(), ())
+    history = [scored(0, Recipe(deploy=deploy), 1.0, 0.0)]
+    for number, recipe in enumerate(static, start=1):
+        kept = float(recipe.steps[0].params["keep_float"])
+        history.append(scored(number, recipe, 2.4 - 2 * kept, 0.0 if kept >= needed else 0.04))
+    proposed = strategies.get("evidence").propose(space, history, tolerance=TOLERANCE, seed=0)
+    assert proposed is not None and proposed.steps[0].technique == "qat"
+    assert proposed.steps[0].params["keep_float"] == needed
+
+
 def truth(recipe: Recipe) -> tuple[float, float]:
     """Speed-up and drop: INT8 is fastest, and only holds with a fifth of the layers in float."""
     ratio, drop = 1.0, 0.0
@@ -57,7 +77,10 @@ def truth(recipe: Recipe) -> tuple[float, float]:
 
 
 def tried(number: int, recipe: Recipe) -> Trial:
-    ratio, drop = truth(recipe)
+    return scored(number, recipe, *truth(recipe))
+
+
+def scored(number: int, recipe: Recipe, ratio: float, drop: float) -> Trial:
     quality = Quality(
         metric="accuracy",
         kind="binary",

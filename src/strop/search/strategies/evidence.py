@@ -55,6 +55,8 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "prune": (-0.7, 0.4, 20.0),
     "qat": (-0.8, 0.4, 20.0),
 }
+_SAME = {"qat.keep_float": "int8-static.keep_float"}
+"""Parameters that mean the same in a technique that goes on from what another writes."""
 _COMPILE = {"inductor": 15.0}
 """Seconds that an engine's build takes beside the steps, where it compiles machine code."""
 _NOISE_TIME = 0.08
@@ -161,7 +163,8 @@ def _features(recipe: Recipe) -> Iterator[str]:
         yield step.technique
         yield f"{step.technique}@{engine}"
         for name, value in step.params.items():
-            yield f"{step.technique}.{name}={value}"
+            feature = f"{step.technique}.{name}"
+            yield f"{_SAME.get(feature, feature)}={value}"
         for name, value in recipe.deploy.options.items():
             yield f"{step.technique}@{engine}.{name}={value}"
 
