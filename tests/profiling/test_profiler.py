@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from strop.cli.app import app
 from strop.engines import OperatorTime, OperatorTimes
 from strop.errors import InputError
-from strop.profiling import Profile, profile
+from strop.profiling import Profile, profile, profiler
 from strop.profiling.jobs import middle
 from strop.profiling.page import render
+
+from . import made
 
 
 @pytest.fixture
@@ -87,6 +89,17 @@ def test_the_original_stands_beside(model: Path, data: Path) -> None:
     assert [op.name for op in before.operators] == [op.name for op in found.engines[0].operators]
     assert found.quantisation.added_seconds == 0
     assert "What quantisation slows" in " ".join(render(found).split())
+
+
+def test_without_times_of_operators_nothing_is_said_of_quantisation(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = made.profile(reason="it keeps none")
+    monkeypatch.setattr(profiler, "_profile_one", lambda *_: silent)
+    found = profile(model, data, against=model, engines=["onnxruntime"], measure=False)
+    assert found.engines == (silent,)
+    assert found.quantisation is None
+    assert any("what quantisation slows" in note for note in found.notes)
 
 
 def test_engines_that_cannot_are_told(model: Path, data: Path) -> None:

@@ -107,11 +107,14 @@ def _print(found: Profile, page: Path) -> None:
 
 
 def _print_engine(console: Console, one: EngineProfile, batch: int) -> None:
+    profiled = f"{duration(one.profiled_seconds)} under the profiler, " if not one.reason else ""
     console.print(
         f"[bold]{escape(one.recipe)}[/]  {duration(one.call_seconds)} a call of {batch}, "
-        f"{duration(one.profiled_seconds)} under the profiler, "
-        f"{quantity(one.peak_memory, 'B')} resident at most"
+        f"{profiled}{quantity(one.peak_memory, 'B')} resident at most"
     )
+    if one.reason:
+        console.print(f"no times of operators: {escape(one.reason)}\n")
+        return
     table = Table(box=None, pad_edge=False)
     table.add_column("operator", no_wrap=True)
     # The one column that gives way on a narrow screen: rich shrinks those that may wrap first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,8 @@ class Engine(ABC):
     """Whether one session serves several calls at once; its sessions are then thread-safe."""
     exact_options: ClassVar[tuple[str, ...]] = ()
     """Options that never change the numbers beyond rounding (graph level, threads …)."""
+    profile_options: ClassVar[Mapping[str, Any]] = types.MappingProxyType({})
+    """Options that `build` needs beside the others for an artefact whose operators have names."""
 
     @abstractmethod
     def available(self) -> Applicability:

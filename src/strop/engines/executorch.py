@@ -16,6 +16,7 @@ from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import border_types, has_form
 from strop.engines._tensors import as_array, as_tensor
 from strop.engines.executorch_lowering import LIMITS, lower
+from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError
 from strop.models.graph import first_line
@@ -102,24 +103,31 @@ class ExecuTorch(Engine):
         options: Mapping[str, Any],
         placement: Placement,
     ) -> Session:
-        _check(options)
-        runtime = _runtime()
-        limits = _limits(artifact)
-        if limits.keys() != set(signature.input_names):
-            raise NotApplicable(f"'{LIMITS}' beside '{artifact.name}' is another program's")
-        # One pool of threads a process; a session that is timed has a process of its own.
-        runtime._unsafe_reset_threadpool(placement.threads)
-        try:
-            program = runtime._load_for_executorch(str(artifact))
-            program.method_meta("forward")
-        except RuntimeError as error:
-            raise NotApplicable(
-                f"ExecuTorch cannot load the program: {first_line(error)}"
-            ) from error
-        return _ExecuTorchSession(program, signature, limits)
+        return _open(artifact, signature, options, placement)
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        from strop.engines.executorch_profile import profile
+
+        session = _open(artifact, signature, options, placement, traced=True)
+        return profile(lambda: session.run(arrays), session.program, artifact, runs)
 
 
 class _ExecuTorchSession(Session):
+    """
+    Attributes
+    ----------
+    program
+        The loaded program; None once the session is closed.
+    """
+
     # A program plans the memory of one call.
     thread_safe = False
     concurrency = 1
@@ -128,7 +136,7 @@ class _ExecuTorchSession(Session):
         self, program: Any, signature: Signature, limits: Mapping[str, Mapping[int, int]]
     ) -> None:
         self.signature = signature
-        self._program = program
+        self.program = program
         self._limits = limits
         # A larger batch goes in parts of so many rows; none where not all of the border is rows.
         fronts = [limits.get(name, {}).get(0, 0) for name in signature.input_names]
@@ -138,7 +146,7 @@ class _ExecuTorchSession(Session):
         self._rows = min(fronts, default=0) if batched else 0
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
-        if self._program is None:
+        if self.program is None:
             raise StropError("the session is closed")
         validate(arrays, self.signature)
         for name, limits in self._limits.items():
@@ -161,14 +169,38 @@ class _ExecuTorchSession(Session):
     def _call(self, arrays: Arrays) -> dict[str, np.ndarray]:
         tensors = [as_tensor(arrays[name]) for name in self.signature.input_names]
         try:
-            outputs = self._program.forward(tensors)
+            outputs = self.program.forward(tensors)
         except RuntimeError as error:
             raise StropError(f"ExecuTorch fails: {first_line(error)}") from error
         named = zip(self.signature.output_names, outputs, strict=True)
         return {name: as_array(tensor) for name, tensor in named}
 
     def close(self) -> None:
-        self._program = None
+        self.program = None
+
+
+def _open(
+    artifact: Path,
+    signature: Signature,
+    options: Mapping[str, Any],
+    placement: Placement,
+    *,
+    traced: bool = False,
+) -> _ExecuTorchSession:
+    """A session; a `traced` one keeps the times of what it runs, and takes longer for it."""
+    _check(options)
+    runtime = _runtime()
+    limits = _limits(artifact)
+    if limits.keys() != set(signature.input_names):
+        raise NotApplicable(f"'{LIMITS}' beside '{artifact.name}' is another program's")
+    # One pool of threads a process; a session that is timed has a process of its own.
+    runtime._unsafe_reset_threadpool(placement.threads)
+    try:
+        program = runtime._load_for_executorch(str(artifact), enable_etdump=traced)
+        program.method_meta("forward")
+    except RuntimeError as error:
+        raise NotApplicable(f"ExecuTorch cannot load the program: {first_line(error)}") from error
+    return _ExecuTorchSession(program, signature, limits)
 
 
 def _runtime() -> Any:

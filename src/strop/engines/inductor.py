@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import threading
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from strop.engines._base import Arrays, Engine, Session
 from strop.engines._tensors import as_array, as_tensor
 from strop.engines.inductor_library import Library
 from strop.engines.inductor_runner import Runner
+from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError
 from strop.models.model import Model
@@ -40,6 +42,9 @@ class Inductor(Engine):
         How many rows its loops are laid out for, 2 by default; it takes any number.
     device
         What it is compiled for: ``cpu`` (the default), ``cuda`` …
+    kernels
+        Whether kernels tell a profiler their names, which costs each a little in every call:
+        False by default; `strop profile` builds so.
     trust
         Set where a bundle's library is loaded, which is code: what loads bundles asks for it
         (`strop.bundle.load`). It changes nothing here.
@@ -61,7 +66,8 @@ class Inductor(Engine):
     takes_quantised = False
     build_seconds = 15.0
     streams = True
-    exact_options = ("freezing", "rows", "device", "trust")
+    exact_options = ("freezing", "rows", "device", "kernels", "trust")
+    profile_options = types.MappingProxyType({"kernels": True})
 
     def available(self) -> Applicability:
         if importlib.util.find_spec("torch") is None:
@@ -112,6 +118,7 @@ class Inductor(Engine):
             device=device,
             freezing=bool(options.get("freezing", True)),
             rows=max(options.get("rows", ROWS), ROWS),
+            kernels=bool(options.get("kernels", False)),
         )
 
     def load(
@@ -133,6 +140,22 @@ class Inductor(Engine):
         # Not aoti_load_package: it takes an archive, and unpickles weights that lie in one.
         runner = Runner(artifact, placement.device, placement.streams)
         return _InductorSession(runner, library, signature, placement)
+
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        if placement.device != "cpu":
+            raise NotApplicable("kernels of compiled libraries are timed on the CPU only")
+        from strop.engines.inductor_profile import profile
+
+        session = self.load(artifact, signature, options, placement)
+        return profile(lambda: session.run(arrays), runs)
 
 
 class _InductorSession(Session):
@@ -217,11 +240,11 @@ def _module(model: Model) -> tuple[Any, Any]:
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    known = {"freezing", "rows", "device", "trust"}
-    if unknown := options.keys() - known:
+    known = Inductor.exact_options
+    if unknown := options.keys() - set(known):
         raise InputError(
             f"inductor has no option {', '.join(sorted(unknown))}",
-            hint=f"known: {', '.join(sorted(known))}",
+            hint=f"known: {', '.join(known)}",
         )
     rows = options.get("rows", 1)
     if not isinstance(rows, int) or rows < 1:

@@ -40,10 +40,12 @@ def compile_module(
     device: str,
     freezing: bool,
     rows: int = ROWS,
+    kernels: bool = False,
 ) -> Path:
     """Write ``model.so`` and what must be known of it to `folder`; the library's path.
 
-    Everything that the signature leaves free stays free; loops are laid out for `rows` rows.
+    Everything that the signature leaves free stays free; loops are laid out for `rows` rows. With
+    `kernels`, each kernel tells a profiler its name, which costs it a little in every call.
 
     Raises
     ------
@@ -59,7 +61,8 @@ def compile_module(
             with torch.no_grad():
                 program = _export(flat.to(device), signature, device, rows)
                 library = _describe(program, signature, device)
-                _compile(program, Path(scratch), folder, compiler, device, freezing=freezing)
+                changes = {"freezing": freezing, "cpp.enable_kernel_profile": kernels}
+                _compile(program, Path(scratch), folder, compiler, device, changes)
         except (NotApplicable, ModelError):
             raise
         except Exception as error:  # export, lowering and the compiler raise anything
@@ -205,7 +208,12 @@ def _describe(program: Any, signature: Signature, device: str) -> Library:
 
 
 def _compile(
-    program: Any, scratch: Path, folder: Path, compiler: str, device: str, *, freezing: bool
+    program: Any,
+    scratch: Path,
+    folder: Path,
+    compiler: str,
+    device: str,
+    changes: Mapping[str, Any],
 ) -> None:
     """Compile in `scratch`, and take the library alone from the package that torch makes.
 
@@ -213,8 +221,8 @@ def _compile(
     whatever weights it finds beside a library.
     """
     package = scratch / "model.pt2"
-    settings = {
-        "freezing": freezing,
+    settings: dict[str, Any] = {
+        **changes,
         # For these many it decides which loops are worth sharing out; see _THREADS. Left to
         # itself ("dynamic threads") it shares out every loop, however short.
         "cpp.threads": _granted(),

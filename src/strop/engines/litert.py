@@ -13,6 +13,7 @@ import numpy as np
 
 from strop.engines._base import Arrays, Engine, Session
 from strop.engines._onnx import NUMBERS, border_types
+from strop.engines.operators import OperatorTimes
 from strop.engines.validation import validate
 from strop.errors import InputError, MissingExtra, NotApplicable, StropError
 from strop.models.model import Model
@@ -91,6 +92,17 @@ class LiteRT(Engine):
         ]
         return _LiteRTSession(runners, signature)
 
+    def profile(
+        self,
+        artifact: Path,
+        signature: Signature,
+        options: Mapping[str, Any],
+        placement: Placement,
+        arrays: Arrays,
+        runs: int,
+    ) -> OperatorTimes:
+        raise NotApplicable(_NO_PROFILER)
+
 
 class _LiteRTSession(Session):
     """As many interpreters as streams: one runs a single call at a time, without Python's lock."""
@@ -122,6 +134,7 @@ class _LiteRTSession(Session):
         self._free = None
 
 
+_NO_PROFILER = "LiteRT's Python package has no profiler of operators"
 _NO_FORM = (
     "needs a .tflite file: give that as the model, or install litert-torch beside strop, which "
     "converts from PyTorch (docs/engines-edge.md)"

@@ -46,10 +46,11 @@ def advise(
     profiles: Sequence[EngineProfile], quantisation: Quantisation | None
 ) -> tuple[Advice, ...]:
     """All that the rules have to say, the largest share of a call first."""
-    found = [advice for profile in profiles for rule in RULES for advice in rule(profile)]
+    told = [profile for profile in profiles if not profile.reason]
+    found = [advice for profile in told for rule in RULES for advice in rule(profile)]
     found.extend(_engine_choice(profiles))
     if quantisation is not None:
-        found.extend(_slowed(profiles[0], quantisation))
+        found.extend(_slowed(told[0], quantisation))
     return tuple(sorted(found, key=lambda advice: -advice.share))
 
 

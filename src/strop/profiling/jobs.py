@@ -12,6 +12,7 @@ import numpy as np
 
 from strop import engines
 from strop.engines import OperatorTimes
+from strop.errors import NotApplicable
 from strop.profiling.accounting import Counted, count
 from strop.records import SessionSpec
 
@@ -35,6 +36,8 @@ def run(
 ) -> dict[str, Any]:
     """Time and profile one session; seconds of plain calls, operators and their counts.
 
+    Where the engine has no times of operators there are none, and a reason.
+
     Parameters
     ----------
     graph
@@ -57,19 +60,22 @@ def run(
     if given is not None:
         engine = engine.with_payload(given)
     share = -(-runs // _SESSIONS)
-    times = middle(
-        [
-            engine.profile(
-                Path(opened.artifact),
-                opened.signature,
-                opened.options,
-                opened.placement,
-                arrays,
-                share,
-            )
-            for _ in range(_SESSIONS)
-        ]
-    )
+    try:
+        times = middle(
+            [
+                engine.profile(
+                    Path(opened.artifact),
+                    opened.signature,
+                    opened.options,
+                    opened.placement,
+                    arrays,
+                    share,
+                )
+                for _ in range(_SESSIONS)
+            ]
+        )
+    except NotApplicable as error:
+        return {"seconds": plain, "outside_seconds": 0.0, "operators": [], "reason": error.message}
     counted = (
         [Counted(timed.flops, None, timed.nodes) for timed in times.operators]
         if graph is None
@@ -77,6 +83,7 @@ def run(
     )
     return {
         "seconds": plain,
+        "reason": "",
         "outside_seconds": times.outside_seconds,
         "operators": [
             {**dataclasses.asdict(timed), **dataclasses.asdict(figures)}

@@ -150,7 +150,7 @@ def _built(
                 "strop.search.jobs:build",
                 engine=name,
                 model=str(model.path),
-                options=options,
+                options={**options, **engine.profile_options},
                 workdir=str(folder),
             )
     except ChildError as error:

@@ -59,7 +59,8 @@ def profile(
         The examples; one batch of them is what runs.
     against
         The float original of a quantised model or bundle: it is profiled on the same engine (the
-        fastest one, where the model runs on several), and what quantisation slows is told.
+        fastest one that tells its operators, where the model runs on several), and what
+        quantisation slows is told.
     engines
         Names of the engines to profile a plain model on; None means all that are installed.
     batch
@@ -124,11 +125,17 @@ def profile(
         skipped.update(refused)
         quantisation = None
         if against is not None:
-            same = [subject for subject in reference if subject.engine == found[0].engine]
-            if not same:
-                raise InputError(f"{found[0].engine} cannot run the original, only the model")
-            before, _ = _profile_all(same, arrays, runs, say, role="the original")
-            quantisation = compare(found[0], before[0])
+            told = next((one for one in found if not one.reason), None)
+            if told is None:
+                notes.append(
+                    "what quantisation slows is told by times of operators: there are none"
+                )
+            else:
+                same = [subject for subject in reference if subject.engine == told.engine]
+                if not same:
+                    raise InputError(f"{told.engine} cannot run the original, only the model")
+                before, _ = _profile_all(same, arrays, runs, say, role="the original")
+                quantisation = compare(told, before[0])
     ceiling = None
     if measure:
         say("measuring the peaks of this machine")
@@ -228,8 +235,9 @@ def _profile_one(subject: Subject, arrays: dict[str, np.ndarray], runs: int) -> 
             graph=None if subject.graph is None else str(subject.graph),
             own_graph=subject.own_graph,
         )
+    call = float(np.median(told["seconds"]))
     inside = sum(one["seconds"] for one in told["operators"])
-    whole = inside + told["outside_seconds"]
+    whole = call if told["reason"] else inside + told["outside_seconds"]
     operators = tuple(
         Operator(
             **{name: one[name] for name in _TOLD},
@@ -246,7 +254,7 @@ def _profile_one(subject: Subject, arrays: dict[str, np.ndarray], runs: int) -> 
         engine=subject.engine,
         recipe=subject.recipe,
         calls=len(told["seconds"]),
-        call_seconds=float(np.median(told["seconds"])),
+        call_seconds=call,
         profiled_seconds=whole,
         operators=operators,
         outside_seconds=told["outside_seconds"],
@@ -254,6 +262,7 @@ def _profile_one(subject: Subject, arrays: dict[str, np.ndarray], runs: int) -> 
         quantised=any(operator.precision == "int8" for operator in operators),
         memory=watch.samples(),
         peak_memory=watch.peak(),
+        reason=told["reason"],
     )
 
 
@@ -295,12 +304,10 @@ def _replaced(quantisation: Quantisation, ceiling: Peaks) -> Quantisation:
 def _notes(subjects: Sequence[Subject], found: Sequence[EngineProfile]) -> list[str]:
     notes = []
     for subject in subjects:
-        if subject.graph is None and all(
-            operator.flops is None
-            for one in found
-            if one.engine == subject.engine
-            for operator in one.operators
-        ):
+        told = [
+            operator for one in found if one.engine == subject.engine for operator in one.operators
+        ]
+        if told and subject.graph is None and all(one.flops is None for one in told):
             notes.append(
                 f"{subject.engine}: operations are counted in an ONNX graph, which this artefact "
                 "does not have; --against ORIGINAL.onnx gives one"

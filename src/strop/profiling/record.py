@@ -87,6 +87,8 @@ class EngineProfile(Record):
         While loading and running without the profiler, oldest first.
     peak_memory
         Most resident bytes in those samples, the interpreter's own included.
+    reason
+        Why no operators are told; empty where they are. `profiled_seconds` is `call_seconds` then.
     """
 
     engine: str
@@ -100,6 +102,7 @@ class EngineProfile(Record):
     quantised: bool
     memory: tuple[MemorySample, ...]
     peak_memory: int
+    reason: str = ""
 
 
 class Slowed(Record):
