@@ -20,6 +20,8 @@ import numpy as np
 
 _WINDOW = 1 << 18
 _READ, _BOTH = select.EPOLLIN, select.EPOLLIN | select.EPOLLOUT
+_HELLO = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_OPENING = 30.0  # seconds in which all connections have to be answered
 _HEADS = 4096  # heads of answers that are remembered with their status and length
 
 
@@ -204,10 +206,14 @@ def poisson(
 
     Latency counts from the moment at which a request was due, so that waiting for a free
     connection, or for this process, is part of it. Ends early once the file `stop` exists.
+    Before the time begins every connection is answered once: until then the server may not have
+    taken it, and what that costs comes once and not with every request.
     """
     random = np.random.default_rng(seed)
     client = Client(port, connections)
+    opening = _open(client)
     idle = list(client.links)
+    timeline = Timeline()
     waiting: deque[float] = deque()
     due_latency: dict[int, list[float]] = {}
     sent_latency: dict[int, list[float]] = {}
@@ -239,6 +245,7 @@ def poisson(
         for link, status, data in answers:
             due_latency.setdefault(status, []).append(now - link.due)
             sent_latency.setdefault(status, []).append(now - link.sent)
+            timeline.add(now - begin, status, now - (link.due if status == 200 else link.sent))
             if status == 503 and b"retry-after:" in data[:400].lower():
                 advised += 1
             idle.append(link)
@@ -256,7 +263,50 @@ def poisson(
         "refusal_latency": summary(sent_latency.get(503, [])),
         "refusal_latency_from_due": summary(due_latency.get(503, [])),
         "generator_late": summary(late),
+        "opening_seconds": opening,
+        "timeline": timeline.lines(),
     }
+
+
+class Timeline:
+    """What was answered in every 50 ms, and the worst latency: shows when a server stalled."""
+
+    STEP = 0.05
+    COLUMNS = "seconds, accepted, refused, other, worst accepted ms, worst refused ms"
+
+    def __init__(self) -> None:
+        self._rows: list[list[float]] = []
+
+    def add(self, at: float, status: int, latency: float) -> None:
+        """An answer, `at` seconds after the beginning."""
+        index = int(at / self.STEP)
+        rows = self._rows
+        while len(rows) <= index:
+            rows.append([0, 0, 0, 0.0, 0.0])
+        kind = {200: 0, 503: 1}.get(status, 2)
+        row = rows[index]
+        row[kind] += 1
+        if kind < 2 and latency > row[3 + kind]:
+            row[3 + kind] = latency
+
+    def lines(self) -> list[str]:
+        """A line of numbers for each step, in the order of `COLUMNS`."""
+        return [
+            f"{index * self.STEP:.2f} {row[0]} {row[1]} {row[2]} "
+            f"{row[3] * 1e3:.1f} {row[4] * 1e3:.1f}"
+            for index, row in enumerate(self._rows)
+        ]
+
+
+def _open(client: Client) -> float:
+    """Have every connection answered once, one after another; the seconds that took."""
+    begin = time.perf_counter()
+    for link in client.links:
+        client.ask(link, _HELLO)
+        while not client.poll(1.0):
+            if time.perf_counter() > begin + _OPENING:
+                raise RuntimeError("the server does not answer on every connection")
+    return time.perf_counter() - begin
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:

@@ -44,6 +44,16 @@ def bound(offered: float, peak: float, refusal_seconds: float) -> float:
     return max(0.0, (1 - offered * refusal_seconds) / (1 - peak * refusal_seconds))
 
 
+def late_steps(timeline: list[str], slo: float, refusal: float) -> dict[str, int]:
+    """In how many steps of the timeline some answer came late: few of them are stalls."""
+    worst = [tuple(float(it) / 1e3 for it in line.split()[-2:]) for line in timeline]
+    return {
+        "all": len(worst),
+        "accepted": sum(accepted > slo for accepted, _ in worst),
+        "refused": sum(refused > refusal for _, refused in worst),
+    }
+
+
 def measure(subject: Subject, bench: Bench, seconds: float) -> dict[str, Any]:
     """The peak by closed loops of growing width, then Poisson arrivals at ten times that."""
     requests = subject.requests(1, 64)
@@ -91,6 +101,8 @@ def measure(subject: Subject, bench: Bench, seconds: float) -> dict[str, Any]:
         "closed": closed,
         "peak": peak,
         **found,
+        "timeline_columns": generator.Timeline.COLUMNS,
+        "late_steps": late_steps(found["timeline"], subject.slo, AIMS["refusal_seconds"]),
         "server_cpu": used,
         "of_peak": found["accepted"] / peak,
         "bare_refusal_seconds": bare_seconds,

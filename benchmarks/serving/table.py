@@ -187,6 +187,12 @@ def _overload(found: list[Mapping[str, Any]]) -> Iterator[str]:
             late = row["generator_late"].get("p99", 0.0) * 1e3
             counts = ", ".join(f"{status}: {count:,}" for status, count in row["counts"].items())
             yield f"\n{row['name']}: {counts}; the generator was late by {late:.2f} ms at p99."
+            if (steps := row.get("late_steps")) is not None:
+                yield (
+                    f"\n{row['name']}: of {steps['all']} steps of 50 ms, {steps['accepted']} held "
+                    f"an accepted answer beyond the SLO and {steps['refused']} a refusal beyond "
+                    f"{aims['refusal_seconds'] * 1e3:g} ms (`timeline` in `results.json`)."
+                )
 
 
 def _policies(found: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -68,3 +68,11 @@ def test_drain_seconds() -> None:
     admission = Admission(linear(), workers=1)
     assert admission.drain_seconds(0) == 0.0
     assert admission.drain_seconds(320) == pytest.approx(10 * 0.018)
+
+
+def test_what_was_read_after_a_pause_may_be_as_old_as_the_pause() -> None:
+    admission = Admission(linear(), workers=1, slo=0.1)
+    assert admission.reached(7.0) == 7.0
+    admission.unread(since=7.0, until=7.004)
+    assert admission.reached(7.0041) == 7.0
+    assert admission.reached(7.1) == 7.1

@@ -338,6 +338,24 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 
 
 @on_a_loop
+async def test_a_head_that_came_before_is_not_taken_from_what_is_left_in_the_buffer() -> None:
+    site = Site()
+    client = Client(site.front)
+    large, small = (post(INFER, plain(it) + b" " * pad) for it, pad in ((2.5, 9000), (3.5, 1000)))
+    for number, request in enumerate((large, small, large + small)):
+        client.send(request)
+        await client.answers(number + 1 + (number == 2))
+    cut = len(large) + 20  # the rest of the second head is still in the buffer, from before
+    client.send((large + small)[:cut])
+    answers = await client.answers(5)
+    assert [first_of(it) for it in answers] == [5.0, 7.0, 5.0, 7.0, 5.0]
+    client.send(small[20:])
+    assert first_of((await client.answers(6))[5]) == 7.0
+    client.leave()
+    await site.close()
+
+
+@on_a_loop
 async def test_who_has_gone_is_not_computed() -> None:
     site = Site()
     await site.knowing(plain(1.5), plain(1.5))

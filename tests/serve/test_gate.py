@@ -43,7 +43,15 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("answers", "batcher", "connection", "exchange", "incoming", "instance"):
+    for module in (
+        "answers",
+        "batcher",
+        "connection",
+        "exchange",
+        "incoming",
+        "instance",
+        "lull",
+    ):
         monkeypatch.setattr(f"strop.serve.{module}.time", clock)
     return clock
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -112,6 +113,64 @@ def test_what_is_too_much_is_shed_at_once_and_the_accepted_keep_the_objective(
             assert at_once >= 0.99 * len(refused)
         else:
             assert not refused
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_waited_in_its_socket_keeps_the_objective_if_admission_is_told(
+    monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """The loop looks at its sockets now and then only, as where it has to wait for its core."""
+    slo, seconds, load = 0.1, 5.0, 10.0
+    for module in ("batcher", "answers", "instance"):
+        monkeypatch.setattr(f"strop.serve.{module}.time", CLOCK)
+    monkeypatch.setattr("strop.serve.pool.ThreadInstance", Worker)
+
+    async def scenario() -> None:
+        model = served(Timed(), max_batch=ROWS, slo=slo)
+        for size in model.curve.sizes:
+            for _ in range(200):
+                model.curve.observe(size, BATCH_SECONDS)
+        batcher = Batcher(model, asyncio.get_running_loop())
+        (worker,) = batcher._pool._instances
+        assert isinstance(worker, Worker)
+        random = np.random.default_rng(0)
+        begin = CLOCK.now
+        arrivals = begin + np.cumsum(random.exponential(1 / (load * CAPACITY), 50_000))
+        inputs = {"x": np.zeros((1, WIDTH), np.float32)}
+        latencies: list[float] = []
+        looked, number = begin, 0
+
+        def done(answer: InferResponse | ServeError, arrived: float) -> None:
+            if isinstance(answer, InferResponse):
+                latencies.append(answer.timings.ended - arrived)
+
+        while looked < begin + seconds:
+            look = looked + random.choice([0.001, 0.002, 0.03], p=[0.6, 0.3, 0.1])
+            while worker.batches and worker.due <= look:
+                CLOCK.now = worker.due
+                worker.finish()
+                await round_over()
+            CLOCK.now = look
+            if told:
+                batcher.admission.unread(looked, look)
+            while arrivals[number] <= look:
+                arrived = float(arrivals[number])
+                batcher.submit(
+                    InferRequest("fake", inputs), functools.partial(done, arrived=arrived)
+                )
+                number += 1
+            await round_over()
+            looked = look
+        while worker.batches:
+            CLOCK.now = worker.due
+            worker.finish()
+            await round_over()
+        p99 = float(np.quantile(latencies, 0.99))
+        assert p99 <= slo if told else p99 > slo
+        assert len(latencies) >= 0.85 * CAPACITY * seconds
         batcher.stop()
 
     asyncio.run(scenario())

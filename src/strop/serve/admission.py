@@ -14,6 +14,8 @@ come, one in a hundred. (That of 100, their 99th percentile, would be by 2 in 10
 _LEAST = 0.05
 """Share of the objective that the margin starts with, and never falls below."""
 _ENDLESS = 2**31
+_ROUND = 0.005
+"""Seconds in which the event loop has handled, as a rule, what one look at the sockets brought."""
 
 
 class Admission:
@@ -30,7 +32,9 @@ class Admission:
     A request's time begins when it is read, but its client's when it reaches the socket, where it
     waits for the event loop to come round. That wait cannot be seen, only sampled: a batch that
     ends on a thread has to wait for the loop in the same way, and its end is known. So what one in
-    a hundred of such waits exceeds is kept free as well.
+    a hundred of such waits exceeds is kept free as well. The end of a batch is a kind moment,
+    though, as the thread that computed may leave the core to the loop. Where the loop is known to
+    have stayed away (`unread`), the objective of all that it finds then counts from when it left.
 
     Examples
     --------
@@ -52,6 +56,8 @@ class Admission:
         "_errors",
         "_lags",
         "_least",
+        "_unread",
+        "_unread_until",
         "curve",
         "lag",
         "margin",
@@ -69,6 +75,7 @@ class Admission:
         self.reserve = self.margin
         self._errors = _Newest()
         self._lags = _Newest()
+        self._unread = self._unread_until = -math.inf
 
     def completion(self, now: float, free_at: float, rows_ahead: int, rows: int) -> float:
         """When a request of `rows` would be answered, without the margin.
@@ -108,6 +115,14 @@ class Admission:
         """What had happened outside was seen by the event loop `lag` seconds later."""
         self.lag = self._lags.add(lag)
         self.reserve = min(self.margin + self.lag, self.slo / 2)
+
+    def unread(self, since: float, until: float) -> None:
+        """Nobody looked at the sockets from `since` to `until`."""
+        self._unread, self._unread_until = since, until + _ROUND
+
+    def reached(self, now: float) -> float:
+        """When a request that is read `now` may have reached its socket, at the earliest."""
+        return self._unread if now < self._unread_until else now
 
 
 class _Newest:

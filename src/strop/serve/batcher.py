@@ -211,8 +211,8 @@ class Batcher:
             self._check_open()
         request = ticket.request
         deadline = math.inf if request.deadline is None else request.deadline
-        if self._slo is not None and now + self._slo < deadline:
-            deadline = now + self._slo
+        if self._slo is not None:
+            deadline = min(deadline, self.admission.reached(now) + self._slo)
         level = request.priority or self._level
         size = 0
         for array in request.inputs.values():
@@ -264,7 +264,7 @@ class Batcher:
             if deadline <= now:
                 raise DeadlineExceeded("the request's timeout had passed when it arrived")
             if self._slo is not None and rows == 1 and level == self._level and self.cache is None:
-                self.refusing_until = late - self._slo
+                self.refusing_until = late - self._slo + now - self.admission.reached(now)
             raise too_busy(self.model.name, late - deadline)
         return completion
 

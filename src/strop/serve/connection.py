@@ -23,11 +23,12 @@ _AT_ONCE = 8 << 10  # up to here it is cheaper to copy what arrived than to take
 class Connection(Incoming):
     """One client's connection: requests in, answers out, in order."""
 
-    __slots__ = ("_detour", "_skipped")
+    __slots__ = ("_detour", "_head_size", "_skipped")
 
     def __init__(self, front: Front) -> None:
         super().__init__(front)
         self._detour = self._skipped = 0  # requests that do not try the lane; those already done
+        self._head_size = 0  # of the last head that was known
 
     # What the event loop calls.
 
@@ -66,14 +67,19 @@ class Connection(Incoming):
         data = bytes(window[:size]) if size <= _AT_ONCE else front.buffer
         start = 0
         while start < size:
-            end = data.find(b"\r\n\r\n", start, size) + 4
-            if end < 4:
-                break
-            head = bytes(data[start:end])
-            known = front.known.get(head)
+            # Heads of one client are equally long as a rule, and what is known is whole.
+            end = start + self._head_size
+            known = front.known.get(bytes(data[start:end])) if end <= size else None
             if known is None:
-                self._unknown = head
-                break
+                end = data.find(b"\r\n\r\n", start, size) + 4
+                if end < 4:
+                    break
+                head = bytes(data[start:end])
+                known = front.known.get(head)
+                if known is None:
+                    self._unknown = head
+                    break
+                self._head_size = end - start
             if known.lane is not None and not start and end + known.length == size:
                 if self._skipped < self._detour:
                     self._skipped += 1

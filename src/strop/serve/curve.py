@@ -14,6 +14,8 @@ _RECENT = 31
 """Newest of them that give median and mean, which so follow a machine that slows down."""
 _REFRESH = 0.1
 """Seconds of batches after which the curve is drawn anew, which takes some 75 µs."""
+_WORTH = 0.0075
+"""Seconds of batches that make it worth that time after 16 of one size, too, once it is known."""
 _TRUST = 20
 """Observations of a size after which the recorded curve no longer counts for it."""
 _HANDLING = 50e-6
@@ -92,7 +94,8 @@ class LatencyCurve:
         seen = self._seen[index]
         self._seen[index] = seen + 1
         self._since += seconds
-        if seen < 4 or seen % 16 == 0 or self._since > _REFRESH:
+        often = seen % 16 == 0 and (seen <= _WINDOW or self._since > _WORTH)
+        if seen < 4 or often or self._since > _REFRESH:
             self._since = 0.0
             self._refresh()
 

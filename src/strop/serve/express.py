@@ -244,7 +244,7 @@ class Express:
         return taken, arrived
 
     def _forget_the_gone(self) -> None:
-        if not any(passing[0].closed for passing in self.waiting):
+        if True not in [passing[0].closed for passing in self.waiting]:
             return
         waiting, arrived, rows = self.waiting, self._arrived, self._rows
         self.waiting, self._arrived, self._rows = [], [], []

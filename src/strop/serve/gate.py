@@ -59,7 +59,7 @@ class Gate:
         batcher.model.statistics.refuse(Overloaded.reason)
         lull = self._lull
         if arrived - lull.last < SECONDS and not lull.coming and not batcher.model.inline:
-            lull.begin()
+            lull.begin(batcher.admission, arrived)
         lull.last = arrived
         wait = batcher.refusing_until - arrived
         body = self._body

@@ -17,6 +17,7 @@ from strop.serve.core import Core
 from strop.serve.instance import still_computing
 from strop.serve.logs import AccessLog, Log
 from strop.serve.security import Guard, read_tokens, tls_context
+from strop.serve.slices import take_short_turns
 from strop.serve.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -238,6 +239,9 @@ async def _main(config: ServerConfig, log: Log) -> int:
 
 async def _until_told_to_stop(config: ServerConfig, log: Log) -> int:
     loop = asyncio.get_running_loop()
+    if any(model.slo is not None for model in config.models.values()):
+        # A request that waits for the core in its socket spends its objective there.
+        take_short_turns()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

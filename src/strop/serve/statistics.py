@@ -46,14 +46,16 @@ class Histogram:
 
     def observe_since(self, moments: Sequence[float], now: float) -> None:
         """Count the time from each of these moments, the earliest first, until `now`."""
-        bounds, counts = self.bounds, self.counts
-        first = bisect_left(bounds, now - moments[0])
-        if first == bisect_left(bounds, now - moments[-1]):
-            counts[first] += len(moments)
-        else:
-            for moment in moments:
-                counts[bisect_left(bounds, now - moment)] += 1
-        self.sum += len(moments) * now - sum(moments)
+        bounds, counts, many = self.bounds, self.counts, len(moments)
+        slowest = bisect_left(bounds, now - moments[0])
+        done = 0
+        for index in range(bisect_left(bounds, now - moments[-1]), slowest):
+            # The later ones, which were faster: all that took up to this bound.
+            faster = many - bisect_left(moments, now - bounds[index])
+            counts[index] += faster - done
+            done = faster
+        counts[slowest] += many - done
+        self.sum += many * now - sum(moments)
 
 
 @dataclass(slots=True)
