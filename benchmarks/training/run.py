@@ -4,10 +4,11 @@
 
 Pieces: ``prune``, ``distil``, ``qat``, ``int8`` (post-training alone), ``joint`` (everything),
 ``nncf-qat``, ``torch-pruning`` and ``inc`` (the stock pipelines, with the same time to train),
-``trouble`` (the network of trouble.py). Each runs alone, for ``--budget``, and is merged into
-results.json and README.md beside this file. Stock pipelines are fine-tuned on the same examples as
-strop's, with the demo's network as their start, and shrink until they would lose more than the
-tolerance.
+``by-hand-narrow`` and ``by-hand-pruned`` (the recipes of handmade.py, with the whole budget to
+train), ``trouble`` (the network of trouble.py). Each runs alone, for ``--budget``, and is merged
+into results.json and README.md beside this file. Stock pipelines are fine-tuned on the same
+examples as strop's, with the demo's network as their start, and shrink until they would lose more
+than the tolerance.
 
 ``--measure-only`` searches and trains nothing: what the pieces have left below ``--work`` is timed
 anew, all of it in one run, side by side, and what results.json says besides stays. It is what to
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import beside
+import handmade
 import numpy as np
 import report
 import stock
@@ -43,7 +45,7 @@ SEARCHES = {
     "joint": (),
 }
 STOCK = ("nncf-qat", "torch-pruning", "inc")
-PIECES = (*SEARCHES, *STOCK, "trouble")
+PIECES = (*SEARCHES, *STOCK, *handmade.RECIPES, "trouble")
 MODEL = f"{Path(resnet.__file__)}:build"
 WITHIN = 0.01
 TRAIN_SHARE = 0.55  # of the budget, as strop has it
@@ -102,6 +104,9 @@ def make(piece: str, train: Path, test: Path, options: argparse.Namespace) -> di
         )
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = _arrays(train)
+    if piece in handmade.RECIPES:  # no search takes a part of the time
+        seconds = parse_seconds(options.budget)
+        return handmade.make(piece, images, labels, folder, seconds, within=WITHIN)
     seconds = TRAIN_SHARE * parse_seconds(options.budget)
     if piece == "inc":
         venvs = options.venvs or options.work / "venvs"
@@ -175,10 +180,14 @@ def measure(pieces: Sequence[str], train: Path, test: Path, work: Path) -> None:
 
 def _finished(piece: str, folder: Path) -> bool:
     """Whether there is something to time: a search may have delivered the original."""
+    if piece in handmade.RECIPES:
+        return handmade.is_made(folder)
     return (folder / (f"{piece}.onnx" if piece in STOCK else "bundle")).exists()
 
 
 def _delivered(piece: str, folder: Path) -> SessionSpec:
+    if piece in handmade.RECIPES:
+        return handmade.delivered(folder)
     if piece not in STOCK:
         return beside.of_bundle(folder / "bundle")
     return beside.of_onnx(folder / f"{piece}.onnx")
@@ -213,6 +222,8 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def _bytes(piece: str, folder: Path) -> int:
+    if piece in handmade.RECIPES:
+        return _sizes(handmade.files(folder))
     if piece in STOCK:
         return _sizes(folder.glob(f"{piece}.onnx*"))
     return _sizes((folder / "bundle" / "model").rglob("*"))

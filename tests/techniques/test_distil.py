@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ from strop.models.model import Model, ModuleSource
 from strop.models.module_form import ModuleForm, open_module
 from strop.records import SessionSpec, Step
 from strop.techniques import Context
+from strop.techniques.shallow import shallower
 from strop.testing.targets import target
-from strop.training.narrow import narrower, shallower
 
 PARAMS = {"student": "narrow-0.5", "transfer": "none", "temperature": 4.0, "labels": 0.3}
 CLASSES = 3
@@ -264,65 +263,6 @@ def test_it_says_what_it_cannot_do(model, tmp_path) -> None:
 
 
 FORM = ModuleForm(None, True, ("input",), ("y",), ("output",), "")
-
-
-class Stubborn(nn.Module):
-    """Counts on its own width, as hand-written attention does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 16), nn.Linear(16, 2)
-
-    def forward(self, input):
-        return self.second(self.first(input).reshape(len(input), 4, 4).flatten(1) * torch.ones(16))
-
-
-def test_a_module_that_counts_on_its_width_is_refused() -> None:
-    with pytest.raises(NotApplicable, match=r"cannot be narrowed|smaller"):
-        narrower(Stubborn(), FORM, {"input": torch.zeros(2, 4)}, 0.5)
-
-
-def test_a_module_left_in_training_mode_is_narrowed_alike() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2)).train()
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    given = {"input": torch.randn(2, 4)}
-    assert narrower(net, FORM, given, 0.5) == narrower(copy.deepcopy(net).eval(), FORM, given, 0.5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-
-
-class Groups(nn.Module):
-    """Concatenation, depthwise and grouped convolution, squeeze and excitation, tied weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 16, 3, padding=1)
-        self.depth = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.group = nn.Conv2d(16, 16, 1, groups=2)
-        self.squeeze, self.excite = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1)
-        self.tail = nn.Conv2d(32, 8, 1)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, input):
-        x = torch.relu(self.stem(input))
-        y = self.group(self.depth(x))
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
-        z = self.norm(self.tail(torch.cat([x, y * gate], 1)))
-        return self.head(torch.relu(z).mean((2, 3)))
-
-
-@pytest.mark.parametrize("keep", [0.5, 0.25])
-def test_narrowing_follows_the_dependencies(keep) -> None:
-    from strop.models.module_plan import apply_plan
-
-    net, inputs = Groups().eval(), {"input": torch.randn(2, 1, 8, 8)}
-    op = json.loads(json.dumps(narrower(net, FORM, inputs, keep)))
-    smaller = apply_plan(Groups(), [op])
-    assert smaller.stem.out_channels == round(16 * keep)
-    assert smaller.tail.in_channels == 2 * smaller.stem.out_channels
-    assert smaller.head.out_features == 2
-    assert smaller(inputs["input"]).shape == (2, 2)
 
 
 def test_a_plan_of_another_module_is_refused(narrow, tmp_path) -> None:

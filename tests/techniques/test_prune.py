@@ -163,6 +163,16 @@ class Net(nn.Module):
     def forward(s, x):
         return s.g(torch.relu(s.a(x)).mean((2, 3))) + s.h(torch.relu(s.b(x)).mean((2, 3)))
 """,
+    "parameter outside of layers": """
+class Net(nn.Module):
+    def __init__(s):
+        super().__init__()
+        s.a, s.h = nn.Conv2d(1, 8, 3), nn.Linear(8, 3)
+        s.places, s.scale = nn.Parameter(torch.randn(1, 64, 8)), nn.Parameter(torch.ones(1))
+    def forward(s, x):
+        x = torch.relu(s.a(x)).flatten(2).transpose(1, 2) * s.scale + s.places
+        return s.h(x.square().mean(1))
+""",
     "the same layer twice": """
 class Net(nn.Module):
     def __init__(s):

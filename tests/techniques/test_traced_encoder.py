@@ -20,8 +20,8 @@ from strop.models.parity import parity
 from strop.models.runner import Runner
 from strop.techniques import Context
 from strop.techniques.dependency import Dependencies
+from strop.techniques.shallow import removable
 from strop.testing.targets import target
-from strop.training.narrow import removable
 
 HEADS, SIZE, INNER, LAYERS = 4, 8, 48, 3
 

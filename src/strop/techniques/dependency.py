@@ -24,12 +24,12 @@ from strop.errors import MissingExtra, ModelError, NotApplicable
 from strop.models.module_form import ModuleForm, describe_error
 from strop.models.module_plan import Op, apply_plan, mark, prune_op
 from strop.techniques.heads import HeadWatch, channels_of_heads, head_counts
+from strop.techniques.smaller import are_close, sharing_copy, without_weights
 from strop.techniques.splits import map_splits
 
 Tensors = Mapping[str, Tensor]
 
 _SPLITS = (1, 2, 3, 4)
-_TOLERANCE = 1e-4
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -227,6 +227,19 @@ class Dependencies:
         path, _, attribute = name.rpartition(".")
         return (self._marked.get_submodule(path) if path else self._marked), attribute
 
+    def _holders(self, tensor: Any) -> list[tuple[nn.Module, str]]:
+        """Where a parameter lies, by every name that it has; nowhere for a layer."""
+        named = self._marked.named_parameters(remove_duplicate=False)
+        return [self._attribute(name) for name, one in named if one is tensor]
+
+    def _cut_parameter(self, tensor: nn.Parameter, places: Mapping[int, int]) -> None:
+        """Take places out of a parameter outside of layers, a position embedding say."""
+        dim = self._graph.module2node[tensor].pruning_dim
+        left = [place for place in range(tensor.shape[dim]) if place not in places]
+        smaller = nn.Parameter(tensor.detach().index_select(dim, torch.tensor(left)))
+        for owner, attribute in self._holders(tensor):
+            setattr(owner, attribute, smaller)
+
     def _cuts(self, root: str, channels: Sequence[int]) -> list[_Cut]:
         """What goes with some output channels of `root`, in every layer."""
         layer = self._marked.get_submodule(root)
@@ -238,7 +251,10 @@ class Dependencies:
             origin = dict(zip(places, origins, strict=True))
             for item in self._graph.get_pruning_group(layer, function, list(places)):
                 part, handler = item.dep.target.module, item.dep.handler
-                outputs = self._graph.is_out_channel_pruning_fn(handler)
+                # What lies outside of layers has channels along one dimension, on no side.
+                outputs = isinstance(part, nn.Parameter) or (
+                    self._graph.is_out_channel_pruning_fn(handler)
+                )
                 if not isinstance(part, nn.Parameter) and (
                     not _has_tensors(part) or _is_broadcast(part, outputs)
                 ):
@@ -267,14 +283,17 @@ class Dependencies:
             for cut in self._cuts(group.root, channels):
                 cuts.setdefault((id(cut.layer), cut.outputs), cut).places.update(cut.places)
             counts += [(*self._attribute(name), len(units)) for name in group.heads]
-        parts = {id(cut.layer): cut.layer for cut in cuts.values()}
-        parts.update({id(owner): owner for owner, _, _ in counts})
-        if any(isinstance(part, nn.Parameter) for part in parts.values()):
-            raise NotApplicable("its channels meet a parameter outside of layers")
+        layers = [cut.layer for cut in cuts.values() if not isinstance(cut.layer, nn.Parameter)]
+        owners = [owner for cut in cuts.values() for owner, _ in self._holders(cut.layer)]
+        owners += [owner for owner, _, _ in counts]
+        parts = {id(part): part for part in (*layers, *owners)}
         before = {key: _shallow(part.__dict__) for key, part in parts.items()}
         try:
             for cut in cuts.values():
-                cut.handler(cut.layer, sorted(cut.places))
+                if isinstance(cut.layer, nn.Parameter):
+                    self._cut_parameter(cut.layer, cut.places)
+                else:
+                    cut.handler(cut.layer, sorted(cut.places))
             for owner, attribute, count in counts:
                 setattr(owner, attribute, getattr(owner, attribute) - count)
             yield
@@ -297,16 +316,14 @@ class Dependencies:
             smaller = self._run(op)
             if normalised:
                 continue  # a normalisation over channels has other statistics without some
-            silenced = self._without_weights(op)
-            for name, value in silenced.items():
-                scale = max(float(self._outputs[name].abs().max()), 1e-6)
-                if float((smaller[name] - value).abs().max()) > _TOLERANCE * scale:
-                    raise NotApplicable("taking out its channels changes what others do")
+            silenced = without_weights(self._module, op, self._form, self._inputs)
+            if not are_close(smaller, silenced, self._outputs):
+                raise NotApplicable("taking out its channels changes what others do")
 
     def _run(self, op: Op) -> dict[str, Tensor]:
         """The outputs of the module after `op`."""
         try:
-            smaller = apply_plan(_sharing_copy(self._module), [op]).eval()
+            smaller = apply_plan(sharing_copy(self._module), [op]).eval()
             with torch.no_grad():
                 outputs = self._form.run(smaller, self._inputs)
         except Exception as error:  # the user's forward may count on the old shapes
@@ -316,25 +333,9 @@ class Dependencies:
                 raise NotApplicable(f"they are channels of the output '{name}'")
         return outputs
 
-    def _without_weights(self, op: Op) -> dict[str, Tensor]:
-        """The outputs of the whole module with what `op` takes out set to zero."""
-        silenced = _sharing_copy(self._module).eval()
-        with torch.no_grad():
-            for name, kept in op["keep"].items():
-                path, _, attribute = name.rpartition(".")
-                owner = silenced.get_submodule(path) if path else silenced
-                tensor = getattr(owner, attribute)
-                for dim, indices in kept:
-                    gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-                    gone[indices] = False
-                    tensor = tensor.index_fill(dim, gone.nonzero().reshape(-1), 0)
-                if attribute in owner._parameters:
-                    tensor = nn.Parameter(tensor, requires_grad=False)
-                setattr(owner, attribute, tensor)
-            return self._form.run(silenced, self._inputs)
-
     def _slices(self, full: Sequence[_Cut]) -> tuple[tuple[Slices, ...], tuple[str, ...]]:
-        names = {layer: name for name, layer in self._marked.named_modules()}
+        names: dict[Any, str] = {layer: name for name, layer in self._marked.named_modules()}
+        names.update((tensor, name) for name, tensor in self._marked.named_parameters())
         slices, norms = [], []
         for cut in full:
             if cut.layer not in names:
@@ -343,6 +344,10 @@ class Dependencies:
             if isinstance(cut.layer, nn.modules.batchnorm._BatchNorm):
                 norms.append(name)
             places, channels = tuple(cut.places), tuple(cut.places.values())
+            if isinstance(cut.layer, nn.Parameter):
+                dim = self._graph.module2node[cut.layer].pruning_dim
+                slices.append(Slices(name, dim, places, channels))
+                continue
             for attribute, dim in _dimensions(cut.layer, cut.outputs):
                 tensor = getattr(cut.layer, attribute, None)
                 if tensor is not None and max(places, default=0) < tensor.shape[dim]:
@@ -385,12 +390,6 @@ def _dimensions(layer: nn.Module, outputs: bool) -> tuple[tuple[str, int], ...]:
     if isinstance(layer, (nn.modules.batchnorm._BatchNorm, *_NORMS)):
         return (("weight", 0), ("bias", 0))
     return ()
-
-
-def _sharing_copy(module: nn.Module) -> nn.Module:
-    """A copy whose layers are its own and whose tensors are the module's, which may be large."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _shallow(values: Mapping[str, Any]) -> dict[str, Any]:

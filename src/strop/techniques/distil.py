@@ -50,7 +50,7 @@ class Distillation(Technique):
     """
 
     name = "distil"
-    version = 4
+    version = 5
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -143,7 +143,8 @@ class Distillation(Technique):
         from strop.models import module_plan
         from strop.models.module_export import as_tensors
         from strop.models.module_form import open_module
-        from strop.training.narrow import narrower, shallower
+        from strop.techniques.narrow import narrower
+        from strop.techniques.shallow import shallower
 
         form, module = open_module(model)
         rows = np.arange(min(_TRACED, len(ctx.data["train"])))

@@ -63,7 +63,7 @@ class Pruning(Technique):
     """
 
     name = "prune"
-    version = 3
+    version = 4
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -238,7 +238,8 @@ class _Pruner:
 
     def _drop_blocks(self, share: float, inputs: Mapping[str, Tensor]) -> None:
         from strop.models.module_plan import drop_op
-        from strop.training.narrow import check, removable
+        from strop.techniques.shallow import removable
+        from strop.techniques.smaller import check
 
         names = removable(self._module, self._form, inputs)
         count = round(share * len(names))
