@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from strop.engines import quiet_telemetry
 from strop.errors import NotApplicable
@@ -60,17 +61,26 @@ def quantised(model: Model, folder: Path, rows: int = 24, **params: Any) -> Mode
     return small.apply(StaticINT8(), model, folder, data=data, **params)
 
 
-def kernels(model: Model, folder: Path) -> dict[str, list[str]]:
+def kernels(model: Model, folder: Path, level: str = "EXTENDED") -> dict[str, list[str]]:
     """What ONNX Runtime runs, by kind: the names of the nodes of its optimised graph."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level}")
     onnxruntime.InferenceSession(model.forms["onnx"], options, ["CPUExecutionProvider"])
     found: dict[str, list[str]] = {}
     for entry in onnx.load(folder / "optimised.onnx").graph.node:
         found.setdefault(entry.op_type, []).append(entry.name)
     return found
+
+
+def dequantised_weights(folder: Path) -> list[str]:
+    """DequantizeLinear of constants in the graph that `kernels` wrote: done in every call."""
+    graph = onnx.load(folder / "optimised.onnx").graph
+    constants = {entry.name for entry in graph.initializer}
+    found = [entry for entry in graph.node if entry.op_type == "DequantizeLinear"]
+    return [entry.name for entry in found if entry.input[0] in constants]
 
 
 def openvino_precisions(model: Model) -> Counter[tuple[str, str]]:
@@ -272,3 +282,188 @@ def test_rare_settings_are_tried_alone(tmp_path: Path) -> None:
         assert len(changed) <= 1
         assert not changed or (entry["keep_float"] <= 0.1 and entry["calibrator"] != "minmax")
     assert all(any(entry[name] == value for entry in kept) for name, value in rare.items())
+
+
+def recommender(folder: Path) -> Model:
+    """Two embeddings of the same row, their product beside a tower; a head over both."""
+    nodes = [
+        node("ArgMax", ["x"], ["row"], name="row", axis=1, keepdims=0),
+        node("Gather", ["users", "row"], ["u"], name="user"),
+        node("Gather", ["items", "row"], ["i"], name="item"),
+        node("Mul", ["u", "i"], ["product"], name="product"),
+        node("Concat", ["u", "i"], ["pair"], name="pair", axis=1),
+        node("Gemm", ["pair", "w1", "b1"], ["g1"], name="first"),
+        node("Relu", ["g1"], ["r1"], name="relu1"),
+        node("Gemm", ["r1", "w2", "b2"], ["g2"], name="second"),
+        node("Relu", ["g2"], ["r2"], name="relu2"),
+        node("Concat", ["product", "r2"], ["both"], name="both", axis=1),
+        node("Gemm", ["both", "w3", "b3"], ["y"], name="head"),
+    ]
+    constants = {
+        "users": floats(40, 8, seed=1),
+        "items": floats(40, 8, seed=2),
+        "w1": floats(16, 12, seed=3),
+        "b1": floats(12, seed=4),
+        "w2": floats(12, 8, seed=5),
+        "b2": floats(8, seed=6),
+        "w3": floats(16, 2, seed=7),
+        "b3": floats(2, seed=8),
+    }
+    constants["users"][39] *= 4  # a row that no calibration row asks for
+    return small.seal(folder, nodes, constants, inputs={"x": ("n", 40)}, outputs={"y": ("n", 2)})
+
+
+def rows_of(numbers: list[int]) -> dict[str, np.ndarray]:
+    return {"x": np.eye(40, dtype=np.float32)[numbers]}
+
+
+def test_tables_and_what_lies_between_run_in_integers(tmp_path: Path) -> None:
+    model = recommender(tmp_path / "in")
+    data = {"calibrate": small.read(rows_of(list(range(39))), model.signature)}
+    result = small.apply(StaticINT8(), model, tmp_path / "out", data=data)
+    found = {kind: len(names) for kind, names in kernels(result, tmp_path).items()}
+    assert found == {"ArgMax": 1, "Gather": 2, "QLinearMul": 1, "QLinearConcat": 2, "QGemm": 3}
+    stored = {entry.name: entry.data_type for entry in small.proto_of(result).graph.initializer}
+    assert onnx.TensorProto.FLOAT not in {
+        kind for name, kind in stored.items() if not name.endswith(":scale")
+    }
+    before, after = (small.run(it, rows_of([1, 7, 20]))["y"] for it in (model, result))
+    assert relative_error(before, after) < 0.2
+    quiet_telemetry()
+    openvino = pytest.importorskip("openvino")
+    network = openvino.convert_model(result.forms["onnx"])
+    compiled = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert relative_error(after, compiled(rows_of([1, 7, 20]))["y"]) < 0.05
+
+
+def test_rows_that_calibration_never_asks_for_are_stored_as_well(tmp_path: Path) -> None:
+    model = recommender(tmp_path / "in")
+    data = {"calibrate": small.read(rows_of(list(range(39))), model.signature)}
+    result = small.apply(StaticINT8(), model, tmp_path / "out", data=data, calibrator="minmax")
+    before, after = (
+        {entry.name: numpy_helper.to_array(entry) for entry in small.proto_of(it).graph.initializer}
+        for it in (model, result)
+    )
+    zero, step = (after[f"users:{name}"].astype(np.float64) for name in ("zero_point", "scale"))
+    real = (after["users:quantised"] - zero) * step
+    assert np.abs(real - before["users"]).max() < 0.51 * step
+
+
+def test_narrow_reach_leaves_tables_in_float(tmp_path: Path) -> None:
+    model = recommender(tmp_path / "in")
+    choices = {c.name: c.values for c in StaticINT8().space(model, small.target()).choices}
+    assert choices["reach"] == ("wide", "narrow")
+    data = {"calibrate": small.read(rows_of(list(range(39))), model.signature)}
+    result = small.apply(StaticINT8(), model, tmp_path / "out", data=data, reach="narrow")
+    found = kernels(result, tmp_path)
+    assert len(found["QGemm"]) == 3
+    assert not {"QLinearMul", "QLinearConcat"} & set(found)
+    assert not dequantised_weights(tmp_path)
+
+
+def test_sums_with_a_relu_run_in_integers(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], name="a", pads=[1] * 4),
+        node("Relu", ["c1"], ["r1"], name="relu1"),
+        node("Conv", ["r1", "w2"], ["c2"], name="b", pads=[1] * 4),
+        node("Add", ["c2", "r1"], ["s"], name="sum"),
+        node("Relu", ["s"], ["r2"], name="relu2"),
+        node("Mul", ["r2", "half"], ["h"], name="halved"),
+        node("GlobalAveragePool", ["h"], ["p"], name="pool"),
+        node("Flatten", ["p"], ["f"], name="flatten"),
+        node("Gemm", ["f", "w3"], ["y"], name="head"),
+    ]
+    constants = {
+        f"w{i}": floats(*shape, seed=i)
+        for i, shape in enumerate([(8, 3, 3, 3), (8, 8, 3, 3), (8, 5)], start=1)
+    }
+    constants["half"] = np.float32(-0.5)
+    model = small.seal(
+        tmp_path / "in", nodes, constants, inputs={"x": ("n", 3, 8, 8)}, outputs={"y": ("n", 5)}
+    )
+    result = quantised(model, tmp_path / "out")
+    found = kernels(result, tmp_path)
+    for kind in ("QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool"):
+        assert len(found[kind]) == 1
+    assert not {"Add", "Mul", "Relu", "DequantizeLinear"} & set(found)
+    arrays = {"x": floats(4, 3, 8, 8, seed=5)}
+    assert relative_error(small.run(model, arrays)["y"], small.run(result, arrays)["y"]) < 0.1
+    found = kernels(quantised(model, tmp_path / "narrow", reach="narrow"), tmp_path)
+    assert len(found["Add"]) == len(found["Relu"]) == 1
+
+
+def test_a_batch_norm_behind_a_relu_runs_in_integers(tmp_path: Path) -> None:
+    one = np.ones(8, np.float32)
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], name="a", pads=[1] * 4),
+        node("Relu", ["c1"], ["r1"], name="relu"),
+        node("BatchNormalization", ["r1", "scale", "one", "one", "one"], ["n1"], name="norm"),
+        node("MaxPool", ["n1"], ["p1"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["p1", "w2"], ["c2"], name="b", pads=[1] * 4),
+        node("Sigmoid", ["c2"], ["y"], name="sigmoid"),
+    ]
+    constants = {"w1": floats(8, 3, 3, 3, seed=1), "w2": floats(4, 8, 3, 3, seed=2), "one": one}
+    constants["scale"] = np.abs(floats(8, seed=3))
+    model = small.seal(
+        tmp_path / "in", nodes, constants, inputs={"x": ("n", 3, 8, 8)}, outputs={"y": None}
+    )
+    result = quantised(model, tmp_path / "out")
+    found = kernels(result, tmp_path, "ALL")
+    assert len(found["QLinearConv"]) == 2
+    assert len(found["QLinearAdd"]) == 1
+    assert len(found["NhwcMaxPool"]) == 1  # channels last, which is many times as fast
+    assert not {"BatchNormalization", "MaxPool", "Add", "Relu"} & set(found)
+    arrays = {"x": floats(4, 3, 8, 8, seed=5)}
+    assert relative_error(small.run(model, arrays)["y"], small.run(result, arrays)["y"]) < 0.1
+
+
+@pytest.mark.parametrize("reach", ["narrow", "wide"])
+def test_a_join_of_rectified_and_other_values_leaves_no_layer_in_float(
+    tmp_path: Path, reach: str
+) -> None:
+    nodes = [
+        node("Conv", ["x", "w1"], ["c1"], name="a"),
+        node("Relu", ["c1"], ["r1"], name="relu"),
+        node("Conv", ["x", "w2"], ["c2"], name="b"),
+        node("Concat", ["r1", "c2"], ["j"], name="join", axis=1),
+        node("Conv", ["j", "w3"], ["c3"], name="c"),
+        node("Sigmoid", ["c3"], ["y"], name="sigmoid"),
+    ]
+    constants = {
+        "w1": floats(4, 3, 1, 1, seed=1),
+        "w2": floats(4, 3, 1, 1, seed=2),
+        "w3": floats(4, 8, 1, 1, seed=3),
+    }
+    model = small.seal(
+        tmp_path / "in", nodes, constants, inputs={"x": ("n", 3, 4, 4)}, outputs={"y": None}
+    )
+    found = kernels(quantised(model, tmp_path / "out", reach=reach), tmp_path)
+    assert len(found["QLinearConv"]) == 3
+    assert len(found["QLinearConcat"]) == 1
+    assert not dequantised_weights(tmp_path)
+
+
+def test_products_before_a_bias_or_a_last_relu_run_in_integers(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w1"], ["p1"], name="hidden"),
+        node("Add", ["p1", "b1"], ["h"], name="bias"),
+        node("Tanh", ["h"], ["t"], name="tanh"),
+        node("Gemm", ["t", "w2", "b2"], ["g"], name="last"),
+        node("Relu", ["g"], ["y"], name="relu"),
+    ]
+    constants = {
+        "w1": floats(16, 32, seed=1) / 4,
+        "b1": floats(1, 32, seed=2),
+        "w2": floats(32, 8, seed=3) / 4,
+        "b2": floats(8, seed=4),
+    }
+    model = small.seal(
+        tmp_path / "in", nodes, constants, inputs={"x": ("n", 16)}, outputs={"y": ("n", 8)}
+    )
+    result = quantised(model, tmp_path / "out")
+    found = kernels(result, tmp_path)
+    assert len(found["QGemm"]) == 2
+    assert not {"Gemm", "FusedGemm", "MatMul"} & set(found)
+    assert not dequantised_weights(tmp_path)
+    arrays = {"x": floats(8, 16, seed=5)}
+    assert relative_error(small.run(model, arrays)["y"], small.run(result, arrays)["y"]) < 0.05

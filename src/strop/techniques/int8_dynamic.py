@@ -42,7 +42,7 @@ class DynamicINT8(Technique):
     """
 
     name = "int8-dynamic"
-    version = 1
+    version = 2
     consumes = "onnx"
     produces = ("onnx",)
     packages = ("onnxruntime", "onnx")

@@ -23,7 +23,7 @@ from strop.techniques.folding import prepare
 from strop.techniques.observers import Extremes, Histogram
 from strop.techniques.onnx_view import GraphView
 from strop.techniques.qdq import Ranges, round_weights, write_qdq
-from strop.techniques.quantisable import Plan, plan
+from strop.techniques.quantisable import Plan, Reach, plan
 from strop.techniques.rounded_floats import as_floats
 from strop.techniques.rounding import moments_of
 from strop.techniques.sensitivity import cached, layer_errors, layer_microseconds, rank_layers
@@ -63,13 +63,16 @@ class StaticINT8(Technique):
         Whether biases take up the mean error.
     rounding
         ``compensated`` (GPTQ), ``adaround`` or ``nearest``.
+    reach
+        How far int8 spreads beyond the layers: ``wide`` or ``narrow``
+        (see strop.techniques.quantisable); tried only where they differ.
     rank
         ``error``, or ``error-per-microsecond``, which measures times and so may rank otherwise
         the next time.
     """
 
     name = "int8-static"
-    version = 1
+    version = 2
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("calibrate",)
@@ -101,6 +104,7 @@ class StaticINT8(Technique):
         # Shares that keep no layer, or as many as a smaller share does, say nothing new.
         kept = {math.floor(share * count): share for share in reversed(KEPT_IN_FLOAT)}
         shares = tuple(sorted({0.0, *(share for number, share in kept.items() if number)}))
+        reaches = ("wide", "narrow") if plan(view, reach="wide") != plan(view) else ("wide",)
         return Space(
             choices=(
                 Choice(name="calibrator", values=("mse", "minmax", "entropy")),
@@ -110,6 +114,7 @@ class StaticINT8(Technique):
                 Choice(name="rounding", values=("compensated", "adaround")),
                 Choice(name="equalise", values=("none", "scale") if rectified else ("none",)),
                 Choice(name="rank", values=("error",)),
+                Choice(name="reach", values=reaches),
             )
         )
 
@@ -120,6 +125,7 @@ class StaticINT8(Technique):
             params.get("calibrator") == "entropy",
             params.get("rounding") == "adaround",
             params.get("equalise", "none") != "none",
+            params.get("reach", "wide") != "wide",
         ]
         if not any(rare):
             return True
@@ -230,7 +236,8 @@ class Quantiser:
         network = self._equalised(network, str(params.get("equalise", "none")))
         self.network = self._smoothed(network, float(params["smooth"]))
         self._view = GraphView(self.network)
-        self._plan = plan(self._view)
+        self._reach: Reach = params.get("reach", "narrow")
+        self._plan = plan(self._view, reach=self._reach)
         if not self._plan.layers:
             raise NotApplicable("no layer can run in int8")
         ctx.emit(f"calibrating {len(self._plan.tensors)} tensors")
@@ -269,15 +276,16 @@ class Quantiser:
 
     def build(self, keep_float: Collection[str]) -> ModelProto:
         """The quantised model with the layers of the given names in float."""
-        chosen = plan(self._view, keep_float=keep_float)
+        chosen = plan(self._view, keep_float=keep_float, reach=self._reach)
         return write_qdq(self.network, chosen, self._ranges, self._rounded, bias_shift=self._shifts)
 
     def start(self, keep_float: Collection[str]) -> Start:
         """Where training goes on from, with the layers of the given names in float."""
-        chosen = plan(self._view, keep_float=keep_float)
+        chosen = plan(self._view, keep_float=keep_float, reach=self._reach)
         network = as_floats(self.network, chosen.layers, self._rounded, self._shifts)
         scales = {layer.name: self._rounded[layer.name].scales for layer in chosen.layers}
-        return Start(network, plan(GraphView(network), keep_float=keep_float), self._ranges, scales)
+        chosen = plan(GraphView(network), keep_float=keep_float, reach=self._reach)
+        return Start(network, chosen, self._ranges, scales)
 
     def most_sensitive(self, share: float, key: str) -> list[str]:
         """The names of a share of the layers, those that cost most first; one at least unless
@@ -334,7 +342,14 @@ class Quantiser:
 
     def _observed_ranges(self) -> dict[str, tuple[float, float]]:
         seen = {name: Histogram() for name in self._plan.tensors}
-        observers = {name: [histogram] for name, histogram in seen.items()}
+        observers = {}
+        for name, histogram in seen.items():
+            value = self._view.constant(name)
+            if value is None:
+                observers[name] = [histogram]
+            else:
+                # Of a table all rows count: others may be asked for than these batches ask for.
+                histogram.update(value)
         try:
             watch(self.network, observers, self._batches, deadline=self.ctx.deadline)
         except ValueError as error:

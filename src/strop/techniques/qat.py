@@ -81,7 +81,7 @@ class QuantisationAware(Technique):
     """
 
     name = "qat"
-    version = 5
+    version = 6
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("train", "search")

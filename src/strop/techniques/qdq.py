@@ -31,6 +31,12 @@ class Affine(NamedTuple):
     scale: np.float32
     zero_point: np.uint8
 
+    def stored(self, real: np.ndarray) -> np.ndarray:
+        """uint8, rounded half to even and clipped, as QuantizeLinear has it."""
+        scaled = np.round(real / self.scale) + np.float32(self.zero_point)
+        stored: np.ndarray = np.clip(scaled, 0, 255).astype(np.uint8)
+        return stored
+
 
 def affine(low: float, high: float) -> Affine:
     """The uint8 scale that represents [low, high] and zero exactly.
@@ -135,6 +141,7 @@ def write_qdq(
     rounded: Mapping[str, Rounded],
     *,
     bias_shift: Mapping[str, np.ndarray] | None = None,
+    store_constants: bool = True,
 ) -> ModelProto:
     """`model` with quantise-dequantise pairs where `plan` says.
 
@@ -148,6 +155,9 @@ def write_qdq(
         The integer weights of every layer of the plan (more do no harm).
     bias_shift
         float[channels] to add to the biases of layers, by layer name.
+    store_constants
+        Whether the plan's constants are written as integers; False leaves their rounding in the
+        graph.
     """
     import onnx
 
@@ -158,8 +168,9 @@ def write_qdq(
     for layer in plan.layers:
         shift = (bias_shift or {}).get(layer.name)
         writer.weights(layer, scales[layer.data], rounded[layer.name], shift)
+        writer.keep_integer(layer, plan)
     for tensor in plan.tensors:
-        writer.activation(tensor, scales[tensor], plan)
+        writer.tensor(tensor, scales[tensor], plan, stored=store_constants)
     writer.finish()
     return result
 
@@ -195,26 +206,45 @@ class _Writer:
         else:
             node.input.append(dequantised)
 
-    def activation(self, tensor: str, scale: Affine, plan: Plan) -> None:
+    def keep_integer(self, layer: Layer, plan: Plan) -> None:
+        """Keep ONNX Runtime from leaving a product in float for the activation behind it.
+
+        It takes a Relu or Clip behind an integer product for a rounding it may drop, and where no
+        QuantizeLinear follows it gives the whole product up and dequantises the weights in every
+        call. A sum of one term between them, which is a copy, stands in the way.
+        """
+        from onnx import helper
+
+        if layer.op == "Conv" or layer.output == layer.raw_output:
+            return
+        readers = self._view.consumers[layer.output]
+        integers_alone = self._view.is_private(layer.output) and plan.readers.issuperset(readers)
+        if layer.output in plan.everywhere or (layer.output in plan.tensors and integers_alone):
+            return
+        (follower,) = self._view.consumers[layer.raw_output]
+        copy = self._fresh(f"{layer.raw_output}:product")
+        name = self._fresh(f"keep:{layer.raw_output}")
+        self._after.setdefault(layer.name, []).append(
+            helper.make_node("Sum", [layer.raw_output], [copy], name)
+        )
+        self._view.nodes[follower].input[0] = copy
+
+    def tensor(self, tensor: str, scale: Affine, plan: Plan, *, stored: bool) -> None:
+        """A quantise-dequantise pair behind `tensor`; of a constant to be stored, the integers."""
         from onnx import helper
 
         names = [self._constant(f"{tensor}:scale", np.array(scale.scale))]
         names.append(self._constant(f"{tensor}:zero_point", np.array(scale.zero_point)))
-        stored, real = self._fresh(f"{tensor}:quantised"), self._fresh(f"{tensor}:dequantised")
-        pair = []
-        source = tensor
-        if self._is_float_layer(tensor, plan):
-            # ONNX Runtime would quantise the float layer after all, one scale for the whole
-            # weight, wherever it finds DequantizeLinear, layer, activation, QuantizeLinear
-            # (its WeightBiasQuantization). A sum of one term stands in the way, at the price of
-            # a copy.
-            source = self._fresh(f"{tensor}:kept_float")
-            pair.append(helper.make_node("Sum", [tensor], [source], self._fresh(f"keep:{tensor}")))
-        quantise, dequantise = self._fresh(f"Q:{tensor}"), self._fresh(f"DQ:{tensor}")
-        pair += [
-            helper.make_node("QuantizeLinear", [source, *names], [stored], quantise),
-            helper.make_node("DequantizeLinear", [stored, *names], [real], dequantise),
-        ]
+        real = self._fresh(f"{tensor}:dequantised")
+        value = self._view.constant(tensor) if stored else None
+        if value is None:
+            integers, pair = self._fresh(f"{tensor}:quantised"), self._quantised(tensor, plan)
+            pair[-1].input.extend(names)
+            pair[-1].output.append(integers)
+        else:
+            integers, pair = self._constant(f"{tensor}:quantised", scale.stored(value)), []
+        dequantise = self._fresh(f"DQ:{tensor}")
+        pair.append(helper.make_node("DequantizeLinear", [integers, *names], [real], dequantise))
         self._after.setdefault(self._view.producer.get(tensor, ""), []).extend(pair)
         for reader in dict.fromkeys(self._view.consumers[tensor]):
             if tensor in plan.everywhere or reader in plan.readers:
@@ -222,6 +252,23 @@ class _Writer:
                 for slot, name in enumerate(node.input):
                     if name == tensor:
                         node.input[slot] = real
+
+    def _quantised(self, tensor: str, plan: Plan) -> list[NodeProto]:
+        """QuantizeLinear of `tensor`, its scale and output yet to come, and what it needs."""
+        from onnx import helper
+
+        name = self._fresh(f"Q:{tensor}")
+        if not self._is_float_layer(tensor, plan):
+            return [helper.make_node("QuantizeLinear", [tensor], [], name)]
+        # ONNX Runtime would quantise the float layer after all, one scale for the whole
+        # weight, wherever it finds DequantizeLinear, layer, activation, QuantizeLinear
+        # (its WeightBiasQuantization). A sum of one term stands in the way, at the price of
+        # a copy.
+        source = self._fresh(f"{tensor}:kept_float")
+        return [
+            helper.make_node("Sum", [tensor], [source], self._fresh(f"keep:{tensor}")),
+            helper.make_node("QuantizeLinear", [source], [], name),
+        ]
 
     def _is_float_layer(self, tensor: str, plan: Plan) -> bool:
         node = self._view.nodes.get(self._view.producer.get(tensor, ""))

@@ -67,7 +67,7 @@ class WeightOnly(Technique):
     """
 
     name = "weight-only"
-    version = 1
+    version = 2
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("calibrate",)
