@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +16,13 @@ RESULTS: dict[str, Any] = json.loads((TRAINING / "results.json").read_text(encod
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    # By its path: `report` is a folder of tests, too.
     monkeypatch.syspath_prepend(TRAINING)
-    return importlib.import_module("report")
+    spec = importlib.util.spec_from_file_location("training_report", TRAINING / "report.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def by_hand(times: float, quality: float) -> dict[str, Any]:
