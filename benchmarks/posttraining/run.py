@@ -71,8 +71,7 @@ def _photographs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     files = efficientnet.crops(options.cache, _given(options, folder, "efficientnet"), counts)
     search = folder / "search"
     if not options.measure_only:
-        more = ["--preprocess", f"{zoo / 'preprocess.py'}:fn", "--technique", "cleanup"]
-        more += ["--technique", "int8-static", "--technique", "int8-nncf"]
+        more = ["--preprocess", f"{zoo / 'preprocess.py'}:fn", "--technique", "int8-static"]
         _search(options, zoo / "model.onnx", files["data"], search, "efficientnet-lite0", more)
     result = Result.read(search / "result.json")
     floats = beside.floats(zoo / "model.onnx", folder / "floats")
@@ -100,7 +99,7 @@ def _photographs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **_delivered(result),
         "metric": "agreement",
         "fresh": len(fresh),
-        "searched": result.data.get("roles", {}).get("search"),
+        "searched": result.data.roles["search"],
         "rival": rival,
         "table": table,
         "frontier": frontier(result),

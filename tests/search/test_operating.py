@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from strop.bundle import load, recompute, verify
@@ -123,6 +125,56 @@ def test_a_limit_that_nothing_keeps_is_said_to_be_broken(
     assert result.operation.startswith("not within 1e-06 ms at p99: batch 1, 1 call at a time")
     assert any("within --max-p99" in warning for warning in result.warnings)
     assert all("--max-p99" in trial.reason for trial in result.trials)
+
+
+class Arena:
+    """Tells the rounds of the anchor and of two settings, as it is given them."""
+
+    def __init__(self, rounds: list[tuple[float, float]]) -> None:
+        self._rounds, self._names = rounds, ["anchor"]
+
+    def add(self, name: str, *_: Any) -> None:
+        self._names.append(name)
+
+    def round(self) -> None: ...
+
+    def drop(self, name: str) -> None: ...
+
+    def timings(self) -> dict[str, Any]:
+        anchor, mine = self._rounds[len(self._names) - 2]
+
+        def told(seconds: float) -> Any:
+            rounds = np.full(5, seconds)
+            return SimpleNamespace(rounds=rounds, calls=rounds, error=None)
+
+        return {name: told(mine) for name in self._names} | {"anchor": told(anchor)}
+
+
+@pytest.mark.parametrize(
+    ("second", "gain"),
+    [
+        ((2.0, 0.5), 2.0),  # twice as fast, by the clock and beside the anchor
+        ((4.0, 1.0), 1.0),  # the anchor was slower, so all of the machine is: the same
+        ((3.2, 1.2), 1 / 1.2),  # it slowed the anchor, and is slower itself
+        ((1.0, 1.0), 0.5),  # slower than its neighbour was
+    ],
+)
+def test_a_setting_gains_nothing_by_slowing_the_anchor(
+    second: tuple[float, float], gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place: Any = SimpleNamespace(
+        say=lambda line: None,
+        clock=SimpleNamespace(phase=lambda _: contextlib.nullcontext()),
+        target=SimpleNamespace(batch=1),
+        payload_for=lambda spec: None,
+    )
+    monkeypatch.setattr(operating, "timing_inputs", lambda *_: {})
+    monkeypatch.setattr(operating, "_placed", lambda spec, setting: spec)
+    arena: Any = Arena([(2.0, 1.0), second])
+    with Settings(place, arena, SimpleNamespace(), anchor="anchor", name="#1") as measure:  # type: ignore[arg-type]
+        found = [measure(Setting(1, threads)) for threads in (2, 1)]
+    one, other = (point.throughput for point in found if point is not None)
+    assert one == pytest.approx(1.0) and other == pytest.approx(gain)
 
 
 def test_run_py_gives_the_engine_the_threads_that_were_measured(

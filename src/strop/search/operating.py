@@ -210,14 +210,18 @@ class Settings:
             return None
         ratio = math.exp(float(np.median(np.log(beside / mine.rounds))))
         # One rate of the anchor for all: what it was at the first setting.
-        self._rate = self._rate or self._workspace.target.batch / float(np.median(beside))
+        batch = self._workspace.target.batch
+        self._rate = self._rate or batch / float(np.median(beside))
+        # Never more than the clock says: a session that leaves cores idle slows an anchor that
+        # finds them asleep, and would gain by that.
+        throughput = min(ratio * self._rate, batch / float(np.median(mine.rounds)))
         return OperatingPoint(
             batch=setting.batch,
             threads=setting.threads,
             streams=setting.streams,
             p50_seconds=latency.p50.estimate,
             p99=latency.p99,
-            throughput=ratio * self._rate,
+            throughput=throughput,
             calls=latency.calls,
         )
 
