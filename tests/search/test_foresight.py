@@ -79,7 +79,13 @@ def test_training_is_left_to_the_purse() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "left", "seconds"),
-    [(recipe(), 400.0, 100.0), (recipe(), 4.0, 20.0), (recipe(DISTIL, CLEANUP), 400.0, 400.0)],
+    [
+        (recipe(), 400.0, 100.0),
+        (recipe(), 80.0, 30.0),
+        (recipe(), 30.0, 24.0),
+        (recipe(), 4.0, 20.0),
+        (recipe(DISTIL, CLEANUP), 400.0, 400.0),
+    ],
 )
 def test_patience_shrinks_with_the_time_left(asked: Recipe, left: float, seconds: float) -> None:
     assert patience(asked, left) == seconds

@@ -18,6 +18,8 @@ from strop.search.space import JointSpace
 _SHARE, _SHORTEST = 0.25, 20.0
 """What one trial may take of the race's time left, and at least in seconds: one slow build must
 not be all that is tried. Training is meant to take long and has limits of its own."""
+_LAST_SHARE, _LAST = 0.8, 30.0
+"""Of a short time left one build may take more, up to so many seconds: there is no time for two."""
 
 
 class Foresight:
@@ -85,7 +87,9 @@ class Foresight:
 
 def patience(recipe: Recipe, race_left: float) -> float:
     """Seconds that the race waits for a recipe, of those it has left."""
-    return max(_SHORTEST, race_left * (1.0 if any_trains(recipe) else _SHARE))
+    if any_trains(recipe):
+        return max(_SHORTEST, race_left)
+    return max(_SHORTEST, _SHARE * race_left, min(_LAST, _LAST_SHARE * race_left))
 
 
 @dataclasses.dataclass(frozen=True)
