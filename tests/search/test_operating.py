@@ -155,11 +155,11 @@ class Arena:
     [
         ((2.0, 0.5), 2.0),  # twice as fast, by the clock and beside the anchor
         ((4.0, 1.0), 1.0),  # the anchor was slower, so all of the machine is: the same
-        ((3.2, 1.2), 1 / 1.2),  # it slowed the anchor, and is slower itself
+        ((3.2, 1.2), 1 / 1.2),  # what slowed the anchor slowed it less: no gain of its own
         ((1.0, 1.0), 0.5),  # slower than its neighbour was
     ],
 )
-def test_a_setting_gains_nothing_by_slowing_the_anchor(
+def test_a_setting_gains_nothing_by_what_slows_the_anchor(
     second: tuple[float, float], gain: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place: Any = SimpleNamespace(

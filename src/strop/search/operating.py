@@ -212,8 +212,8 @@ class Settings:
         # One rate of the anchor for all: what it was at the first setting.
         batch = self._workspace.target.batch
         self._rate = self._rate or batch / float(np.median(beside))
-        # Never more than the clock says: a session that leaves cores idle slows an anchor that
-        # finds them asleep, and would gain by that.
+        # Never more than the clock says: two virtual cores that come to share a real one slow an
+        # anchor of two threads, and no candidate of one, which would gain by that.
         throughput = min(ratio * self._rate, batch / float(np.median(mine.rounds)))
         return OperatingPoint(
             batch=setting.batch,
