@@ -57,7 +57,7 @@ class Inductor(Engine):
     """
 
     name = "inductor"
-    version = 2
+    version = 3
     consumes = ("module", "onnx")
     ships = ("inductor",)
     packages = ("torch",)

@@ -14,16 +14,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from strop.engines._tracing import examples, sizes
 from strop.engines.inductor_library import LIBRARY, Library, features, release
+from strop.engines.inductor_runner import Runner
 from strop.errors import ModelError, NotApplicable
 from strop.models.module_export import as_tensors
 from strop.models.module_form import ModuleForm, describe_error
+from strop.models.parity import relative_errors
 from strop.records import Signature
 
+_WRONG = 0.02
+"""Relative error of outputs that no other order of summation explains."""
 ROWS = 2
 """Rows to trace with: with one alone the dimension would count as fixed."""
 _THREADS = "num_threads(n)=num_threads(omp_get_max_threads()<(n)?omp_get_max_threads():(n))"
@@ -59,10 +64,11 @@ def compile_module(
         warnings.simplefilter("ignore")  # of deprecations inside torch
         try:
             with torch.no_grad():
-                program = _export(flat.to(device), signature, device, rows)
+                program, tensors = _export(flat.to(device), signature, device, rows)
                 library = _describe(program, signature, device)
                 changes = {"freezing": freezing, "cpp.enable_kernel_profile": kernels}
                 _compile(program, Path(scratch), folder, compiler, device, changes)
+                _check(flat, tensors, folder / LIBRARY, device)
         except (NotApplicable, ModelError):
             raise
         except Exception as error:  # export, lowering and the compiler raise anything
@@ -97,8 +103,10 @@ class _Flat(nn.Module):  # type: ignore[misc]  # torch is untyped here
         return tuple(outputs[name] for name in self._outputs)
 
 
-def _export(flat: _Flat, signature: Signature, device: str, rows: int) -> Any:
-    """The module as an exported program, traced at the first sizes that suit it."""
+def _export(
+    flat: _Flat, signature: Signature, device: str, rows: int
+) -> tuple[Any, list[torch.Tensor]]:
+    """The module as an exported program, and the inputs at whose sizes it was traced."""
     # Whatever holds for one row and for none must hold in the program as well: without this a
     # dimension counts as two or more.
     import torch.fx.experimental._config as settings
@@ -119,12 +127,13 @@ def _export(flat: _Flat, signature: Signature, device: str, rows: int) -> Any:
         try:
             _look_at_a_call(flat, tensors)
             with settings.patch(backed_size_oblivious=True):
-                return torch.export.export(
+                program = torch.export.export(
                     flat,
                     tuple(tensors),
                     # One entry for the one parameter of forward, *tensors.
                     dynamic_shapes=(free,),
                 )
+                return program, tensors
         except NotApplicable:
             raise
         except Exception as error:  # whatever forward raises at a size that is none of its own
@@ -251,6 +260,32 @@ def _compile(
         (folder / LIBRARY).unlink(missing_ok=True)
         with archive.open(libraries[0]) as source, (folder / LIBRARY).open("wb") as target:
             shutil.copyfileobj(source, target)
+
+
+def _check(flat: _Flat, tensors: list[torch.Tensor], library: Path, device: str) -> None:
+    """Hold the library's answers against the module's own.
+
+    Raises
+    ------
+    NotApplicable
+        When it computes something else: code is generated for each network anew, and now and then
+        it is wrong.
+    """
+    runner = Runner(library, device, 1)
+    try:
+        found = runner.run([tensor.clone() for tensor in tensors])
+    finally:
+        runner.close()
+    for mine, theirs in zip(flat(*tensors), found, strict=True):
+        if not mine.is_floating_point() or not mine.numel():
+            continue
+        rows = relative_errors(mine.float().cpu().numpy(), theirs.float().cpu().numpy())
+        error = float(np.median(rows))
+        if not error <= _WRONG:
+            raise NotApplicable(
+                f"AOTInductor has compiled something else: outputs differ from the module's own by "
+                f"{error:.2g} of their size"
+            )
 
 
 def _wrapped(compiler: str, scratch: Path) -> Path:
