@@ -120,7 +120,8 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
         "- A search starts with an empty cache and an empty ledger, as a new user's does.",
         "- Order and defaults of strop's search were chosen on fashion-mnist, efficientnet-lite0, "
         "minilm, pp-ocr and magika; see docs/search.md. How it reckons what a trial costs was "
-        "mended after its first run on crepe, which came to 0.37× the best stock result.",
+        "mended after its first run on crepe, which came to 0.37× the best stock result; how far "
+        "static INT8 spreads (`reach`) was chosen on movielens, crepe and fashion-mnist.",
         "",
         f"{machine['cpu']}, {len(machine['cpus'])} logical CPUs granted ({isa}); "
         f"{results['date']}; {versions}. Tools in environments of their own: "

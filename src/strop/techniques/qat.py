@@ -38,9 +38,12 @@ START = {
     "smooth": 0.0,
     "equalise": "none",
     "rank": "error",
+    # Constants that are stored as integers have no rounding to be learned.
+    "reach": "narrow",
 }
 """How `int8-static` rounds what training begins with: as well as rounding can without training."""
 KEPT_IN_FLOAT = (0.0, 0.05)
+"""Shares of the layers that are tried in float."""
 BOUND, UNSTEADY = 0.02, 1.5
 """How far the integer graph may lie from what was trained, relative to each example's outputs: so
 much, or so many times what the last bits of float32 sums alone change in the network itself.

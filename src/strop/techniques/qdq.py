@@ -141,7 +141,6 @@ def write_qdq(
     rounded: Mapping[str, Rounded],
     *,
     bias_shift: Mapping[str, np.ndarray] | None = None,
-    store_constants: bool = True,
 ) -> ModelProto:
     """`model` with quantise-dequantise pairs where `plan` says.
 
@@ -155,9 +154,6 @@ def write_qdq(
         The integer weights of every layer of the plan (more do no harm).
     bias_shift
         float[channels] to add to the biases of layers, by layer name.
-    store_constants
-        Whether the plan's constants are written as integers; False leaves their rounding in the
-        graph.
     """
     import onnx
 
@@ -170,7 +166,7 @@ def write_qdq(
         writer.weights(layer, scales[layer.data], rounded[layer.name], shift)
         writer.keep_integer(layer, plan)
     for tensor in plan.tensors:
-        writer.tensor(tensor, scales[tensor], plan, stored=store_constants)
+        writer.tensor(tensor, scales[tensor], plan)
     writer.finish()
     return result
 
@@ -229,14 +225,14 @@ class _Writer:
         )
         self._view.nodes[follower].input[0] = copy
 
-    def tensor(self, tensor: str, scale: Affine, plan: Plan, *, stored: bool) -> None:
-        """A quantise-dequantise pair behind `tensor`; of a constant to be stored, the integers."""
+    def tensor(self, tensor: str, scale: Affine, plan: Plan) -> None:
+        """A quantise-dequantise pair behind `tensor`; of a constant, the integers."""
         from onnx import helper
 
         names = [self._constant(f"{tensor}:scale", np.array(scale.scale))]
         names.append(self._constant(f"{tensor}:zero_point", np.array(scale.zero_point)))
         real = self._fresh(f"{tensor}:dequantised")
-        value = self._view.constant(tensor) if stored else None
+        value = self._view.constant(tensor)
         if value is None:
             integers, pair = self._fresh(f"{tensor}:quantised"), self._quantised(tensor, plan)
             pair[-1].input.extend(names)
