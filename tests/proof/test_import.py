@@ -5,7 +5,7 @@ import sys
 
 
 def test_import_is_light():
-    """The search's report and the command line import proof; scipy waits for a test to run."""
+    """The search's report and the command line import proof, and the core has no scipy."""
     code = (
         "import sys, strop.proof;"
         "print([m for m in sys.modules if m.split('.')[0] in ('scipy', 'pydantic', 'torch')])"

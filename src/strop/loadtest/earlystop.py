@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import math
 
+from strop.proof.distributions import binomial_cdf
+
 
 def passes(queries: int, over: int, percentile: float = 0.99, confidence: float = 0.99) -> bool:
     """Whether `over` of `queries` over the limit show that `percentile` keeps it.
@@ -83,6 +85,4 @@ def estimate_rank(queries: int, percentile: float, confidence: float = 0.99) -> 
 
 
 def _chance(queries: int, over: int, percentile: float) -> float:
-    from scipy.special import bdtr
-
-    return float(bdtr(over, queries, 1 - percentile))
+    return float(binomial_cdf(over, queries, 1 - percentile))

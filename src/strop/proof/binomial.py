@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strop.proof.distributions import Floats, binomial_cdf, binomial_chance, normal_quantile
 
 
 def agreement_p(disagreements: int, n: int, tolerance: float) -> float:
@@ -15,12 +22,10 @@ def agreement_p(disagreements: int, n: int, tolerance: float) -> float:
     >>> round(agreement_p(0, 299, 0.01), 4)
     0.0495
     """
-    from scipy.special import bdtr
-
     check_counts(disagreements, n=n)
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; expected a share between 0 and 1")
-    return float(bdtr(float(disagreements), n, tolerance))
+    return float(binomial_cdf(disagreements, n, tolerance))
 
 
 def agreement_upper(disagreements: int, n: int, alpha: float) -> float:
@@ -31,13 +36,10 @@ def agreement_upper(disagreements: int, n: int, alpha: float) -> float:
     """
     check_counts(disagreements, n=n)
     check_alpha(alpha)
-    return (
-        clopper_pearson(disagreements, n, 2 * alpha)[1]
-        if alpha < 0.5
-        else _upper(disagreements, n, alpha)
-    )
+    return float(_upper(np.asarray(disagreements), n, alpha))
 
 
+@lru_cache(maxsize=256)  # a bound that is searched asks for the same interval at each step
 def clopper_pearson(k: int, n: int, alpha: float) -> tuple[float, float]:
     """Two-sided interval for a proportion, ``k`` of ``n``, at confidence ``1 - alpha``.
 
@@ -48,7 +50,18 @@ def clopper_pearson(k: int, n: int, alpha: float) -> tuple[float, float]:
     """
     check_counts(k, n=n)
     check_alpha(alpha)
-    return _lower(k, n, alpha / 2), _upper(k, n, alpha / 2)
+    low, high = clopper_pearson_ends(np.asarray(k), n, alpha)
+    return float(low), float(high)
+
+
+def clopper_pearson_ends(k: NDArray[Any], n: int, alpha: float) -> tuple[Floats, Floats]:
+    """The ends of :func:`clopper_pearson` for many counts of one ``n``, unchecked.
+
+    >>> [end.round(2).tolist() for end in clopper_pearson_ends(np.array([0, 1, 2]), 2, 0.1)]
+    [[0.0, 0.03, 0.22], [0.78, 0.97, 1.0]]
+    """
+    # Seen from the other side: of n examples, n - k are not among the k.
+    return 1 - _upper(n - k, n, alpha / 2), _upper(k, n, alpha / 2)
 
 
 def mean_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -60,11 +73,9 @@ def mean_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, floa
     >>> [round(x, 4) for x in mean_interval(95, 100)]
     [0.8882, 0.9785]
     """
-    from scipy.special import ndtri
-
     check_counts(k, n=n)
     check_alpha(1 - confidence, name="1 - confidence")
-    z = float(ndtri((1 + confidence) / 2))
+    z = normal_quantile((1 + confidence) / 2)
     centre = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -84,13 +95,5 @@ def check_alpha(alpha: float, *, name: str = "alpha") -> None:
         raise ValueError(f"{name} is {alpha}; expected an error rate between 0 and 1, such as 0.05")
 
 
-def _lower(k: int, n: int, tail: float) -> float:
-    from scipy.special import betaincinv
-
-    return 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
-
-
-def _upper(k: int, n: int, tail: float) -> float:
-    from scipy.special import betaincinv
-
-    return 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+def _upper(k: NDArray[Any], n: int, tail: float) -> Floats:
+    return np.where(k == n, 1.0, binomial_chance(np.minimum(k, n - 1), n, tail))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from strop.proof.binomial import check_alpha
+from strop.proof.distributions import normal_cdf, normal_quantile
 
 MIN_RESAMPLES = 2000
 MIN_CHANGED = 20
@@ -45,8 +46,6 @@ class Resamples:
 
     def upper(self, alpha: float) -> float:
         """The BCa upper bound at confidence ``1 - alpha``; :class:`BootstrapRefused` if none."""
-        from scipy.special import ndtr, ndtri
-
         check_alpha(alpha)
         draws, resamples = np.sort(self.draws), len(self.draws)
         # Ties with the estimate count half: a metric of discrete outputs repeats its values.
@@ -57,12 +56,12 @@ class Resamples:
                 "all resamples lie on one side of the estimate, so that its bias cannot be"
                 " corrected; prove a per-example score instead"
             )
-        bias = float(ndtri(below))
-        z = bias + float(ndtri(1 - alpha))
+        bias = normal_quantile(float(below))
+        z = bias + normal_quantile(1 - alpha)
         slack = 1 - _acceleration(self.left_out) * z
         if slack <= 0:
             return float(draws[-1])
-        level = float(ndtr(bias + z / slack))
+        level = normal_cdf(bias + z / slack)
         rank = min(math.ceil(level * (resamples + 1)), resamples)
         return float(draws[rank - 1])
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from strop.proof.betting import DEFAULT_SECOND_MOMENT, max_log_capital
 from strop.proof.binomial import check_alpha
+from strop.proof.distributions import binomial_cdf, normal_quantile
 from strop.proof.quality import Kind
 from strop.proof.trinomial import rejection_region
 
@@ -45,19 +46,17 @@ def power_agreement(n: int, rate: float, tolerance: float, alpha: float) -> floa
     >>> power_agreement(299, 0.0, 0.01, 0.05), power_agreement(298, 0.0, 0.01, 0.05)
     (1.0, 0.0)
     """
-    from scipy.special import bdtr
-
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate}; expected a probability")
     check_alpha(alpha)
     low, high = -1, n  # largest count known to prove, smallest known not to
     while high - low > 1:
         middle = (low + high) // 2
-        if bdtr(float(middle), n, tolerance) <= alpha:
+        if binomial_cdf(middle, n, tolerance) <= alpha:
             low = middle
         else:
             high = middle
-    return float(bdtr(float(low), n, rate)) if low >= 0 else 0.0
+    return float(binomial_cdf(low, n, rate)) if low >= 0 else 0.0
 
 
 def power_betting(
@@ -207,9 +206,7 @@ def _smallest(enough: Callable[[int], bool], guess: int) -> int:
 
 
 def _normal_guess(rate: float, drop: float, tolerance: float, alpha: float, power: float) -> int:
-    from scipy.special import ndtri
-
-    z_alpha, z_power = float(ndtri(1 - alpha)), float(ndtri(power))
+    z_alpha, z_power = normal_quantile(1 - alpha), normal_quantile(power)
     null = math.sqrt(max(rate, tolerance) - tolerance**2)
     alternative = math.sqrt(max(rate - drop**2, 0.0))
     normal = ((z_alpha * null + max(z_power, 0.0) * alternative) / (tolerance - drop)) ** 2
@@ -217,9 +214,7 @@ def _normal_guess(rate: float, drop: float, tolerance: float, alpha: float, powe
 
 
 def _normal_rate(n: int, tolerance: float, alpha: float, power: float) -> float:
-    from scipy.special import ndtri
-
-    z = float(ndtri(1 - alpha)) + max(float(ndtri(power)), 0.0)
+    z = normal_quantile(1 - alpha) + max(normal_quantile(power), 0.0)
     return min(1.0, n * (tolerance / z) ** 2)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from strop.proof.binomial import check_alpha
+from strop.proof.distributions import binomial_pmf, student_t_quantile
 
 
 class Interval(NamedTuple):
@@ -66,9 +67,7 @@ def ratio_interval(
             f"log_ratios has shape {logs.shape}; expected at least two launches, all finite"
         )
     if method == "t":
-        from scipy.special import stdtrit
-
-        half = float(stdtrit(len(logs) - 1, (1 + confidence) / 2))
+        half = student_t_quantile(len(logs) - 1, (1 + confidence) / 2)
         half *= float(logs.std(ddof=1)) / math.sqrt(len(logs))
         centre = float(logs.mean())
         return Interval(math.exp(centre), math.exp(centre - half), math.exp(centre + half))
@@ -104,8 +103,6 @@ def quantile_interval(samples: ArrayLike, q: float, confidence: float = 0.95) ->
     >>> quantile_interval(np.arange(100), 0.99).high
     inf
     """
-    from scipy.special import bdtr
-
     check_alpha(1 - confidence, name="1 - confidence")
     if not 0 < q < 1:
         raise ValueError(f"q is {q}; expected a quantile between 0 and 1, such as 0.99")
@@ -115,7 +112,7 @@ def quantile_interval(samples: ArrayLike, q: float, confidence: float = 0.95) ->
     n = len(ordered)
     tail = (1 - confidence) / 2
     # below[k] = P(at most k samples lie under the quantile)
-    below = bdtr(np.arange(n, dtype=np.float64), n, q)
+    below = np.minimum(np.cumsum(binomial_pmf(np.arange(n), n, q)), 1.0)
     low_rank = int(np.searchsorted(below, tail, side="right"))  # 1-based; 0 where none
     high_rank = int(np.searchsorted(below, 1 - tail, side="left")) + 1
     estimate = float(ordered[max(math.ceil(q * n) - 1, 0)])

@@ -18,7 +18,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from strop.proof.binomial import check_alpha, check_counts, clopper_pearson
+from strop.proof.binomial import (
+    check_alpha,
+    check_counts,
+    clopper_pearson,
+    clopper_pearson_ends,
+)
+from strop.proof.distributions import binomial_cdf, binomial_pmf, normal_quantile, staircase_cdf
 
 GAMMA = 1e-3
 """Probability that ``p01`` lies outside its interval; added to the p-value."""
@@ -139,15 +145,13 @@ class RejectionRegion:
 
     def probability(self, p01: float, p10: float) -> float:
         """Exact chance that the counts fall in the region, up to the mass beyond ``limit``."""
-        from scipy.special import bdtr
-
         c = np.arange(len(self.limit), dtype=np.float64)
-        weight = _binomial_pmf(c, self.n, np.float64(p01))
+        weight = binomial_pmf(c, self.n, p01)
         share = min(1.0, p10 / (1 - p01)) if p01 < 1 else 0.0
         inside = self.limit >= 0
         trials = self.n - c[inside]
         limit = np.minimum(self.limit[inside], trials)
-        return float(np.sum(weight[inside] * bdtr(limit, trials.astype(np.int64), share)))
+        return float(np.sum(weight[inside] * binomial_cdf(limit, trials, share)))
 
 
 @lru_cache(maxsize=64)
@@ -166,7 +170,8 @@ def rejection_region(n: int, tolerance: float, alpha: float, c_max: int) -> Reje
     c = np.arange(min(c_max, n) + 1, dtype=np.float64)
     gamma = gamma_for(alpha)
     grid = _nuisance_grid(n, tolerance)
-    slices = [_grid_slice(grid, *clopper_pearson(int(k), n, gamma)) for k in c]
+    ends = zip(*clopper_pearson_ends(c, n, gamma), strict=True)
+    slices = [_grid_slice(grid, float(low), float(high)) for low, high in ends]
     first, last = slices[0][0], max(high for _, high in slices)
     critical = _critical_z(n, tolerance, alpha - gamma, grid[first:last])
     per_c = np.array([critical[low - first : high - first].min() for low, high in slices])
@@ -227,15 +232,11 @@ class _Cells:
 
     def probability(self, threshold: Floats, tolerance: float) -> Floats:
         """``P(b <= threshold[c])`` for each nuisance value, rounded up by the missing mass."""
-        from scipy.special import bdtr
-
         p10 = np.maximum(self.nuisance + tolerance, 0.0)
         share = np.minimum(p10 / (1 - self.nuisance), 1.0)[:, None]
         trials = self.n - self.c
-        possible = threshold >= 0
-        k = np.where(possible, np.minimum(threshold, trials), 0.0)
-        cdf = bdtr(k, trials.astype(np.int64), share)
-        inside = np.sum(self.weight * np.where(possible, cdf, 0.0), axis=1)
+        cdf = staircase_cdf(threshold, trials, share)
+        inside = np.sum(self.weight * cdf, axis=1)
         return np.asarray(inside + self.missing, dtype=np.float64)
 
 
@@ -247,15 +248,8 @@ def _cells(n: int, nuisance: Floats) -> _Cells:
     window = low[:, None] + np.arange(int((high - low).max()) + 1)
     inside = window <= n
     c = np.where(inside, window, n)
-    weight = np.where(inside, _binomial_pmf(c, n, nuisance[:, None]), 0.0)
+    weight = np.where(inside, binomial_pmf(c, n, nuisance[:, None]), 0.0)
     return _Cells(n, nuisance, c, weight, np.maximum(0.0, 1 - weight.sum(axis=1)))
-
-
-def _binomial_pmf(k: Floats, n: int, p: Floats | np.float64) -> Floats:
-    from scipy.special import gammaln, xlog1py, xlogy
-
-    log = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + xlogy(k, p) + xlog1py(n - k, -p)
-    return np.asarray(np.exp(log), dtype=np.float64)
 
 
 def _largest_b(
@@ -310,9 +304,7 @@ def _grid_slice(grid: Floats, low: float, high: float) -> tuple[int, int]:
 
 
 def _score_upper(b: int, c: int, n: int, alpha: float) -> float:
-    from scipy.special import ndtri
-
-    critical = float(ndtri(alpha))
+    critical = normal_quantile(alpha)
     low, high = (b - c) / n, 1.0
     for _ in range(40):
         middle = (low + high) / 2

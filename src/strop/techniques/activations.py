@@ -7,6 +7,7 @@ another is run on a grid of numbers and compared with the activations that ONNX 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -156,10 +157,11 @@ def _replace(node: NodeProto, source: str, known: _Known) -> None:
     node.attribute.extend(helper.make_attribute(name, value) for name, value in known.attributes)
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
-    from scipy.special import erf
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
-    return np.asarray(0.5 * x * (1 + erf(x / np.sqrt(2))))
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * x * (1 + _erf(x / np.sqrt(2))))
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
