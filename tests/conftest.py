@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from strop.engines import quiet_telemetry
 
 # Before any test module imports openvino itself: its reports fork this process for each call.
 quiet_telemetry()
+
+# How long one example takes says how busy the machine is, and decides no test.
+settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
