@@ -196,9 +196,9 @@ def unseen(piece: Mapping[str, Any]) -> list[str]:
 
 def _table(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
-        "| piece | what it is | budget | quality | size | "
+        "| piece | what it is | budget | quality | files | weights | "
         "× eager, batch 64 | × eager, batch 1 | × ORT FP32, batch 64 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(_row(name, piece) for name, piece in pieces.items()),
     ]
 
@@ -211,13 +211,15 @@ def _row(name: str, piece: Mapping[str, Any]) -> str:
         text = f"{ratios[key]:.1f}" if key in ratios else "–"
         return f"({text})" if outside else text
 
-    shrunk = f"1/{piece['smaller']:.0f}" if piece.get("smaller") else "–"
+    files, weights = (
+        f"1/{piece[key]:.0f}" if piece.get(key) else "–" for key in ("smaller", "weights")
+    )
     quality = f"{piece['quality']:.2%} of {piece['original_quality']:.2%}"
     if piece.get("claim"):
         quality += f", {piece['claim']['kind']}"
     return (
-        f"| {name} | {piece['delivered']} | {piece.get('budget', '–')} | {quality} | {shrunk} "
-        f"| {times('eager 64')} | {times('eager 1')} | {times('ort 64')} |"
+        f"| {name} | {piece['delivered']} | {piece.get('budget', '–')} | {quality} "
+        f"| {files} | {weights} | {times('eager 64')} | {times('eager 1')} | {times('ort 64')} |"
     )
 
 

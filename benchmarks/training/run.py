@@ -26,10 +26,12 @@ from typing import Any
 import beside
 import handmade
 import numpy as np
+import onnx
 import report
 import stock
 import torch
 import trouble
+from onnx.numpy_helper import to_array
 from torch import Tensor
 
 from strop.amounts import parse_seconds
@@ -167,7 +169,8 @@ def measure(pieces: Sequence[str], train: Path, test: Path, work: Path) -> None:
                 "original_quality": quality["ort"],
                 "ratios": ratios,
                 "call_seconds": calls,
-                "smaller": _sizes(work.glob(f"{whole.name}*")) / _bytes(piece, work / piece),
+                "smaller": _sizes([whole]) / _sizes(_parts(piece, work / piece)),
+                "weights": _weights([whole]) / _weights(_parts(piece, work / piece)),
                 "timed_with": sorted(mine),
             }
             report.remeasured(piece, found, work / piece)
@@ -221,17 +224,28 @@ def _arrays(path: Path) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(file["image"]), torch.from_numpy(file["target"])
 
 
-def _bytes(piece: str, folder: Path) -> int:
+def _parts(piece: str, folder: Path) -> list[Path]:
     if piece in handmade.RECIPES:
-        return _sizes(handmade.files(folder))
+        return list(handmade.files(folder))
     if piece in STOCK:
-        return _sizes(folder.glob(f"{piece}.onnx*"))
-    return _sizes((folder / "bundle" / "model").rglob("*"))
+        return list(folder.glob(f"{piece}.onnx*"))
+    return [file for file in (folder / "bundle" / "model").rglob("*") if file.is_file()]
 
 
 def _sizes(files: Iterable[Path]) -> int:
     """Bytes of a graph and of the weights that may lie beside it."""
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in files)
+
+
+def _weights(files: Iterable[Path]) -> int:
+    """Bytes of the weights alone: a small network's graph can weigh more than they do."""
+    total = 0
+    for file in files:
+        if file.suffix == ".onnx":
+            total += sum(it.nbytes for it in map(to_array, onnx.load(file).graph.initializer))
+        elif file.suffix != ".xml":  # OpenVINO keeps graph and weights apart
+            total += file.stat().st_size
+    return total
 
 
 if __name__ == "__main__":

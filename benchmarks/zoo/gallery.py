@@ -52,9 +52,9 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
     """Three rows a model: as it was published, the best stock result, what strop delivered."""
     yield (
         "| model | what | quality, % | lost | ms | examples/s | memory, MB | size, MB "
-        "| strop is faster |"
+        "| strop is faster | claim |"
     )
-    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
     for entry in results["entries"]:
         best = entry["timing"]["best"]
         rows = {BEFORE: "before: ONNX Runtime", DELIVERED: "**after: strop**"}
@@ -62,7 +62,8 @@ def table(results: Mapping[str, Any]) -> Iterator[str]:
             rows = {BEFORE: rows[BEFORE], best: f"best stock: {best}", DELIVERED: rows[DELIVERED]}
         for name, label in rows.items():
             model = entry["name"] if name == BEFORE else ""
-            yield f"| {model} | {label} | {' | '.join(_figures(entry, name))} |"
+            claim = _claimed(entry) if name == DELIVERED else ""
+            yield f"| {model} | {label} | {' | '.join(_figures(entry, name))} | {claim} |"
     yield ""
     for entry in results["entries"]:
         yield f"- {entry['name']}: {_claim(entry)}."
@@ -140,6 +141,15 @@ def _claim(entry: Mapping[str, Any]) -> str:
     if not text:
         return f"no claim: {entry['search']['reason']}"
     return f"{text}; on held-out examples {entry['quality']['claim_holds']}"
+
+
+def _claimed(entry: Mapping[str, Any]) -> str:
+    """The claim in a few words, for the table."""
+    claim = entry["search"]["claim"]
+    if claim is None:
+        return "none"
+    within = f" within {_points(claim['tolerance'])}" if claim["tolerance"] is not None else ""
+    return f"{claim['kind']}{within}, {entry['quality']['claim_holds']}"
 
 
 def _points(drop: float) -> str:
