@@ -17,6 +17,7 @@ from strop.serve.batcher import Batcher
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
 from strop.serve.grpc_front import GrpcFront
+from strop.serve.logs import AccessLog, Log
 from strop.serve.proto import SERVICE, message
 from strop.serve.settings import ModelSettings
 
@@ -70,16 +71,23 @@ def run(
     *,
     credentials: Any = None,
     channel: dict[str, Any] | None = None,
+    log: Log | None = None,
     **config: Any,
 ) -> None:
-    """Serve ``y = 2 x`` as ``affine`` in this process, and let `body` ask it."""
+    """Serve ``y = 2 x`` as ``affine`` in this process, and let `body` ask it.
+
+    Requests are logged where a `log` is given.
+    """
 
     async def main() -> None:
         core = Core()
         path = fakes.scaling(tmp_path / "affine.onnx")
         settings = ModelSettings(path=path, threads=1)
         await core.repository.load("affine", settings)
-        front = GrpcFront(core, ServerConfig(models={"affine": settings}, **config))
+        access_log = None if log is None else AccessLog(log)
+        front = GrpcFront(
+            core, ServerConfig(models={"affine": settings}, **config), log, access_log
+        )
         port = await front.start("127.0.0.1", 0)
         client = Client(f"localhost:{port}", credentials, **(channel or {}))
         try:
@@ -89,6 +97,8 @@ def run(
             await client.channel.close()
             await core.drain(1.0)
             await front.stop(0.5)
+            if access_log is not None:
+                access_log.close()
 
     asyncio.run(main())
 

@@ -210,6 +210,14 @@ def bodies(draw: st.DrawFn) -> bytes:
     return text
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _never_slow() -> Iterator[None]:
+    """No call is so slow that it leaves the loop's thread, and with it the lane."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("strop.serve.instance.INLINE_LIMIT", 1000.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     with asyncio.Runner() as runner:

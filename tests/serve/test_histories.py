@@ -96,6 +96,9 @@ class Asker:
         self, model: str, rows: np.ndarray, **parameters: Any
     ) -> tuple[int, dict[str, str], Any]:
         self.send(model, rows, **parameters)
+        return self.receive()
+
+    def receive(self) -> tuple[int, dict[str, str], Any]:
         response = self.connection.getresponse()
         headers = {name.lower(): value for name, value in response.getheaders()}
         return response.status, headers, json.loads(response.read())
@@ -175,7 +178,7 @@ def ask_many(server: Running, model: str, *, clients: int = 16, requests: int = 
                 )
             for _ in range(requests):
                 rows, result, error = answers.get(timeout=END)
-                assert error is None
+                assert error is None, (error.status(), error.message())
                 np.testing.assert_array_equal(result.as_numpy("y"), 2 * rows)
 
     together(clients, lambda client: (over_http if client % 2 else over_grpc)(client))
@@ -184,10 +187,21 @@ def ask_many(server: Running, model: str, *, clients: int = 16, requests: int = 
 def test_mlserver_1306_answers_are_not_mixed_up_under_batching(server: Running) -> None:
     before = statistics(server, "light")
     ask_many(server, "light")
+    with contextlib.ExitStack() as stack:
+        asking = [stack.enter_context(contextlib.closing(Asker(server))) for _ in range(8)]
+        for ask in asking:
+            assert ask("light", ROW)[0] == 200
+        with server.asleep():  # what is sent comes at once, however busy the machine is
+            for number, ask in enumerate(asking):
+                ask.send("light", ROW + number)
+        for number, ask in enumerate(asking):
+            status, _, found = ask.receive()
+            assert status == 200
+            np.testing.assert_array_equal(values(found), 2 * (ROW + number))
     after = statistics(server, "light")
     answered = after["inference_stats"]["success"]["count"]
     answered -= before["inference_stats"]["success"]["count"]
-    assert answered == 16 * 40
+    assert answered == 16 * 40 + 2 * 8
     # There were batches to mix answers up in.
     assert after["execution_count"] - before["execution_count"] < answered
 

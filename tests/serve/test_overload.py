@@ -174,3 +174,45 @@ def test_what_waited_in_its_socket_keeps_the_objective_if_admission_is_told(
         batcher.stop()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("late", [0.0, 0.01])
+def test_who_joins_one_that_found_an_idle_worker_does_not_make_it_late(
+    monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    """The first was told of itself alone; what its batch takes longer is known, and no error."""
+    slo, row_seconds = 0.1, 0.001
+
+    class ByRows(Doubling):
+        def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            CLOCK.now += row_seconds * len(arrays["x"]) + late
+            return super().run(arrays)
+
+    for module in ("batcher", "answers", "instance"):
+        monkeypatch.setattr(f"strop.serve.{module}.time", CLOCK)
+    monkeypatch.setattr("strop.serve.pool.ThreadInstance", Worker)
+
+    async def scenario() -> None:
+        model = served(ByRows(), max_batch=ROWS, slo=slo)
+        for size in model.curve.sizes:
+            for _ in range(200):
+                model.curve.observe(size, row_seconds * size)
+        batcher = Batcher(model, asyncio.get_running_loop())
+        (worker,) = batcher._pool._instances
+        assert isinstance(worker, Worker)
+        least = batcher.admission.margin
+        inputs = {"x": np.zeros((1, WIDTH), np.float32)}
+        answers: list[InferResponse | ServeError] = []
+        for _ in range(ROWS):
+            batcher.submit(InferRequest("fake", inputs), answers.append)
+        await round_over()
+        CLOCK.now = worker.due
+        worker.finish()
+        await round_over()
+        assert [it.timings.batch for it in answers if isinstance(it, InferResponse)] == [
+            ROWS
+        ] * ROWS
+        assert batcher.admission.margin == pytest.approx(max(least, late))
+        batcher.stop()
+
+    asyncio.run(scenario())

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from . import serving
 from .serving import post
+from .waiting import END
 
 pytestmark = pytest.mark.browser
 
@@ -48,12 +50,17 @@ def test_the_page_shows_what_happens(tmp_path: Path, scheme: str) -> None:
                 *("--virtual-time-budget=8000", f"--user-data-dir={tmp_path / 'profile'}"),
                 *("--dump-dom", f"http://{server.address}/"),
             ]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+            page, end = "", time.monotonic() + END
+            # On a busy machine nothing may be asked while the page looks.
+            while "answers a second" not in page and time.monotonic() < end:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=3 * END, check=True
+                )
+                page = done.stdout
+                assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         finally:
             stop.set()
             asking.join()
-    page = done.stdout
-    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert 'data-ready=""' in page
     assert "2 models are ready" in page
     assert re.search(r"giving [0-9,.]+ answers a second, 99% of them within", page)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strop.errors import InputError
 from strop.serve.batcher import Batcher
-from strop.serve.config import ServerConfig
+from strop.serve.config import ServerConfig, from_options
 from strop.serve.logs import Log
-from strop.serve.server import Server
+from strop.serve.server import Server, check
 from strop.serve.settings import ModelSettings
 
 from . import fakes, serving
@@ -70,6 +71,18 @@ def test_dry_run(tmp_path: Path) -> None:
     assert last.startswith("strop: ")
     assert "broken.onnx" in last
     assert "Traceback" not in bad.stderr
+
+
+def test_a_dry_run_tries_the_address_and_looks_for_grpc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(serving.affine(tmp_path / "affine.onnx"))
+    elsewhere = "203.0.113.7"  # of a network that is for documentation alone (RFC 5737)
+    with pytest.raises(InputError, match=f"cannot listen on '{elsewhere}'"):
+        check(from_options([model], server={"host": elsewhere}))
+    monkeypatch.setitem(sys.modules, "strop.serve.grpc_front", None)
+    with pytest.raises(InputError, match="grpc"):
+        check(from_options([model], server={"grpc": "9001"}))
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -77,6 +77,32 @@ def test_many_at_once_each_gets_its_own(front: Http) -> None:
         np.testing.assert_array_equal(request.get_result().as_numpy("y"), rows * 2)
 
 
+def test_the_aio_client(protocol_server: Running, front: Http) -> None:
+    import asyncio
+
+    aio = pytest.importorskip("tritonclient.http.aio")
+
+    async def main() -> None:
+        async with aio.InferenceServerClient(protocol_server.address) as own:
+            assert await own.is_server_live() and await own.is_server_ready()
+            assert await own.is_model_ready("affine")
+            assert (await own.get_model_metadata("affine"))["versions"] == ["1"]
+            assert (await own.get_model_config("affine"))["backend"] == "onnxruntime"
+            assert len(await own.get_model_repository_index()) == 5
+            (entry,) = (await own.get_inference_statistics("affine"))["model_stats"]
+            assert entry["name"] == "affine"
+            results = await asyncio.gather(
+                *(
+                    own.infer("affine", [front.tensor("x", np.full((1, 4), number, np.float32))])
+                    for number in range(20)
+                )
+            )
+            for number, result in enumerate(results):
+                assert (result.as_numpy("y") == 2 * number).all()
+
+    asyncio.run(main())
+
+
 def test_a_raw_body(protocol_server: Running) -> None:
     body = ROWS.tobytes()
     data = protocol_server.talk(

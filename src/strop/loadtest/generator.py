@@ -161,9 +161,9 @@ async def closed_loop(
     try:
         async with _reporting(traffic, tally, pool, seconds, phase):
             start = time.perf_counter()
-            end = start + seconds
-            for _ in range(concurrency):
+            for _ in range(concurrency):  # however short the time: these are sent
                 query()
+            end = start + seconds
             while time.perf_counter() < end and (most is None or len(tally) < most):
                 await asyncio.sleep(min(0.05, max(0.0, end - time.perf_counter())))
             await _settle(lambda: len(tally) >= sent, traffic.timeout)

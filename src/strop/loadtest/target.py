@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from strop.errors import InputError
 
+_OTHERWISE = "the server must speak the Open Inference Protocol; otherwise give --body FILE"
+_HINTS = {401: "give a token with --token-file", 404: "name a model that is there: --model NAME"}
 _SECONDS_FOR_METADATA = 30.0
 
 
@@ -179,7 +181,7 @@ def _call(target: Target, method: str, path: str) -> Any:
         raise InputError(
             f"{method} {target.url}{path} is answered with {response.status}"
             + (f": {said}" if said else ""),
-            hint="the server must speak the Open Inference Protocol; otherwise give --body FILE",
+            hint=_HINTS.get(response.status, _OTHERWISE) if said else _OTHERWISE,
         )
     return found
 

@@ -366,13 +366,13 @@ class Batcher:
         self._if_drained()
 
     def _learn(self, batch: RunningBatch, seen: float) -> None:
-        """Of those in a batch the first waited longest, and the last was told most: the worse.
-
-        The last one has its answer when all have.
-        """
-        predicted = min(batch.tickets[0].predicted, batch.tickets[-1].predicted)
-        if predicted:
+        """Of a batch's first, who waited longest, and last, who was told most, the worse counts."""
+        first, last = batch.tickets[0], batch.tickets[-1]
+        if first.predicted and last.predicted:
+            # Who finds an idle worker is told of itself alone; that others join it is no error.
+            least = first.request.arrived + self.model.curve.p99(min(batch.total, self.model.limit))
             self.admission.saw(seen - batch.ended)
+            predicted = min(max(first.predicted, least), last.predicted)
             self.admission.learn(predicted, time.monotonic())
 
     def _landed(self, ticket: Ticket, result: InferResponse | ServeError) -> None:

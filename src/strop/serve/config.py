@@ -84,9 +84,9 @@ class ServerConfig:
             raise InputError(
                 "exit_when_stuck, but never looked at: stuck is 0", hint="give stuck: 10s"
             )
-        fixed = [port for port in ports if port]
-        if len(set(fixed)) < len(fixed):
-            raise InputError(f"two fronts want one port: {fixed}", hint="give each its own")
+        for port in ports:
+            if port and ports.count(port) > 1:
+                raise InputError(f"two fronts want the port {port}", hint="give each its own")
 
 
 def from_options(
@@ -138,9 +138,9 @@ def from_options(
         name, path = _named(text)
         if name in settings:
             raise InputError(
-                f"two models are called '{name}'", hint=f"name one of them: other={text}"
+                f"two models are called '{name}'", hint=f"call one of them other={path}"
             )
-        settings[name] = _settings(path, shared, "the options")
+        settings[name] = _settings(path, shared)
     limits = _limits(_mapping(document.pop("limits", {}), "limits"))
     values: dict[str, Any] = {}
     for key, value in document.items():
@@ -205,15 +205,19 @@ def _resolve(path: Path) -> Path:
     return path
 
 
-def _settings(path: Path, options: Mapping[str, Any], where: str) -> ModelSettings:
+def _settings(path: Path, options: Mapping[str, Any], where: str = "") -> ModelSettings:
     values: dict[str, Any] = {}
+    at = f"{where}: " if where else ""
     for key, value in options.items():
         if key not in _MODEL_OPTIONS:
             known = ", ".join(sorted(_MODEL_OPTIONS))
-            raise InputError(f"{where} has an unknown key '{key}'", hint=f"known: {known}")
+            raise InputError(f"{at}unknown key '{key}'", hint=f"known: {known}")
         target, convert = _MODEL_OPTIONS[key]
-        values[target] = None if value is None else _converted(convert, value, key)
-    return ModelSettings(path=path, **values)
+        values[target] = None if value is None else _converted(convert, value, f"{at}{key}")
+    try:
+        return ModelSettings(path=path, **values)
+    except InputError as error:
+        raise InputError(f"{at}{error.message}", hint=error.hint) from None
 
 
 def _limits(options: Mapping[str, Any]) -> Limits:

@@ -224,7 +224,7 @@ class Exchange:
     def identify(self) -> None:
         """Take the request id that the client sent, or make one where requests are logged."""
         given = self.headers.get(b"x-request-id", b"")
-        if 0 < len(given) <= _LONGEST_ID and all(0x21 <= byte < 0x7F for byte in given):
+        if is_request_id(given):
             self.request_id = given.decode()
         elif self.connection.front.access_log is not None:
             self.request_id = new_request_id()
@@ -232,6 +232,11 @@ class Exchange:
     def seconds(self) -> float:
         """Since it was read."""
         return time.monotonic() - self.arrived
+
+
+def is_request_id(given: bytes) -> bool:
+    """Whether what a client sent may be taken for the id of its request: one printable word."""
+    return 0 < len(given) <= _LONGEST_ID and all(0x21 <= byte < 0x7F for byte in given)
 
 
 def new_request_id() -> str:

@@ -64,10 +64,10 @@ def told(error: ServeError) -> str:
 
 async def refuse(context: Any, error: ServeError) -> None:
     """End a call with an error; does not return."""
-    trailing: tuple[tuple[str, str], ...] = ()
+    trailing: tuple[tuple[str, str], ...] = tuple(context.trailing_metadata() or ())
     if error.retry_after is not None:
         seconds, milliseconds = -int(-error.retry_after // 1), -int(-error.retry_after * 1000 // 1)
-        trailing = (
+        trailing += (
             ("retry-after", str(max(1, seconds))),
             ("retry-after-ms", str(max(1, milliseconds))),
         )
@@ -120,9 +120,9 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     raise _Damaged
 
 
-def log_fault(error: Exception) -> None:
-    """What should not have happened is for the log, not for the client."""
-    _log.error("a gRPC call failed", exc_info=error)
+def log_fault(error: Exception, request: str) -> None:
+    """What should not have happened is for the log, not for the client, who knows its id."""
+    _log.error("the gRPC call %s failed", request, exc_info=error)
 
 
 async def compress_if_asked(context: Any) -> None:

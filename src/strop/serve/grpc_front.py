@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Literal
@@ -19,19 +18,18 @@ from strop.serve.errors import BadRequest, ServeError, UnknownModel
 from strop.serve.grpc_calls import (
     UNFORESEEN,
     compress_if_asked,
-    log_fault,
     parsed,
     refuse,
     told,
 )
 from strop.serve.grpc_codec import decode_request, encode_response, parameters_of
 from strop.serve.grpc_health import Health
+from strop.serve.grpc_log import CallLog
+from strop.serve.logs import AccessLog, Log
 from strop.serve.model import ServedModel
 from strop.serve.names import check_name
 from strop.serve.proto import SERVICE, message
 from strop.serve.security import Guard, read_tokens, tls_context
-
-_log = logging.getLogger("strop.serve")
 
 _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
@@ -55,8 +53,16 @@ class GrpcFront:
         When a token file, the certificate or its key cannot be used.
     """
 
-    def __init__(self, core: Core, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        core: Core,
+        config: ServerConfig,
+        log: Log | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
         self._core = core
+        self._log = log or Log()
+        self._access_log = access_log
         self._limits = config.limits
         self._guard = Guard(read_tokens(config.infer_token_file), read_tokens(config.token_file))
         self._credentials = _credentials(config)
@@ -139,7 +145,7 @@ class GrpcFront:
         finally:
             self._in_flight -= size
 
-    async def _stream(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, requests: Any, context: Any, note: CallLog) -> AsyncIterator[Any]:
         """Answers in the order of the requests, which are computed together meanwhile."""
         self._admit(context, "infer")
         await compress_if_asked(context)
@@ -153,7 +159,9 @@ class GrpcFront:
                 async for data in requests:
                     await room.acquire()
                     request = parsed(message("ModelInferRequest"), data, self._limits.json)
-                    task = asyncio.create_task(self._stream_answer(request, context))
+                    task = asyncio.create_task(
+                        self._stream_answer(request, len(data), context, note)
+                    )
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                     answers.put_nowait(task)
@@ -174,19 +182,22 @@ class GrpcFront:
             for open_task in (reader, *tasks):
                 open_task.cancel()
 
-    async def _stream_answer(self, request: Any, context: Any) -> Any:
-        response = message("ModelStreamInferResponse")
+    async def _stream_answer(self, request: Any, size: int, context: Any, note: CallLog) -> Any:
+        response, arrived = message("ModelStreamInferResponse"), time.monotonic()
         try:
-            found = await self._answer(request, time.monotonic(), context.time_remaining())
+            found = await self._answer(request, arrived, context.time_remaining())
         except ServeError as error:
+            note.answered(error.grpc, request, size, began=arrived)
             failed = response(error_message=told(error))
             failed.infer_response.id = request.id
             return failed
         except Exception as error:
-            log_fault(error)
+            note.fault(error)
+            note.answered("INTERNAL", request, size, began=arrived)
             failed = response(error_message=UNFORESEEN)
             failed.infer_response.id = request.id
             return failed
+        note.answered("OK", request, size, found, arrived)
         if request.parameters["triton_enable_empty_final_response"].bool_param:
             found.parameters["triton_final_response"].bool_param = True
         return response(infer_response=found)
@@ -263,21 +274,28 @@ class GrpcFront:
         check_name(request.model_name)
         if parameters_of(request.parameters):
             raise BadRequest("a model is loaded as it was configured, without parameters")
+        began = time.monotonic()
         try:
             # A client that goes away must not leave a model half loaded.
             await asyncio.shield(self._core.repository.load(request.model_name))
         except ServeError:
             raise
         except StropError as error:
-            _log.error("'%s' cannot be loaded: %s", request.model_name, error)
+            self._log.event(
+                "load-failed", level="error", model=request.model_name, reason=str(error)
+            )
             raise ServeError(
                 f"the model '{request.model_name}' cannot be loaded; the server's log says why"
             ) from None
+        self._log.event(
+            "loaded", model=request.model_name, seconds=round(time.monotonic() - began, 3)
+        )
         return message("RepositoryModelLoadResponse")()
 
     async def _unload(self, request: Any, context: Any) -> Any:
         check_name(request.model_name)
         await asyncio.shield(self._core.repository.unload(request.model_name))
+        self._log.event("unloaded", model=request.model_name)
         return message("RepositoryModelUnloadResponse")()
 
     # Plumbing.
@@ -298,7 +316,7 @@ class GrpcFront:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(call, access, message(f"{name}Request")),
+                self._guarded(name, call, access),
                 response_serializer=message(f"{name}Response").SerializeToString,
             )
             for name, (call, access) in calls.items()
@@ -310,31 +328,43 @@ class GrpcFront:
         return handlers
 
     def _guarded(
-        self, call: Callable[[Any, Any], Awaitable[Any]], access: Access, kind: Any
+        self, name: str, call: Callable[[Any, Any], Awaitable[Any]], access: Access
     ) -> Callable[[bytes, Any], Awaitable[Any]]:
+        kind, target = message(f"{name}Request"), f"/{SERVICE}/{name}"
+
         async def guarded(data: bytes, context: Any) -> Any:
+            note, request = CallLog(context, target, self._access_log), None
             try:
                 self._admit(context, access)
-                answer = await call(parsed(kind, data, self._limits.json), context)
+                request = parsed(kind, data, self._limits.json)
+                answer = await call(request, context)
                 await compress_if_asked(context)
+                note.answered("OK", request, len(data), answer)
                 return answer
             except ServeError as error:
+                note.answered(error.grpc, request, len(data))
                 await refuse(context, error)
             except Exception as error:
-                log_fault(error)
-                await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
+                note.fault(error)
+                note.answered("INTERNAL", request, len(data))
+                await context.abort(
+                    grpc.StatusCode.INTERNAL, UNFORESEEN, context.trailing_metadata()
+                )
 
         return guarded
 
     async def _guarded_stream(self, requests: Any, context: Any) -> AsyncIterator[Any]:
+        note = CallLog(context, f"/{SERVICE}/ModelStreamInfer", self._access_log)
         try:
-            async for response in self._stream(requests, context):
+            async for response in self._stream(requests, context, note):
                 yield response
         except ServeError as error:
+            note.answered(error.grpc)
             await refuse(context, error)
         except Exception as error:
-            log_fault(error)
-            await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN)
+            note.fault(error)
+            note.answered("INTERNAL")
+            await context.abort(grpc.StatusCode.INTERNAL, UNFORESEEN, context.trailing_metadata())
 
     def _admit(self, context: Any, access: Access) -> None:
         if access == "open" or (access == "infer" and self._guard.infer_is_open):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -62,26 +64,38 @@ class AccessLog:
 
     def request(self, exchange: Exchange, status: int, size: int) -> None:
         """Note an answer of `size` bytes."""
-        if self._queue.qsize() >= _WAITING:
-            self._dropped += 1
-            return
-        self._queue.put(
-            (
-                time.time(),
-                exchange.request_id,
-                exchange.method,
-                exchange.target[:512],
-                status,
-                exchange.held or exchange.length or 0,
-                size,
-                exchange.seconds(),
-            )
+        self._put(
+            exchange.request_id,
+            exchange.method,
+            exchange.target[:512],
+            {"status": status},
+            exchange.held or exchange.length or 0,
+            size,
+            exchange.seconds(),
         )
+
+    def call(
+        self,
+        identity: str,
+        target: bytes,
+        outcome: dict[str, Any],
+        received: int,
+        sent: int,
+        seconds: float,
+    ) -> None:
+        """Note an answer over gRPC; what became of it is in `outcome`."""
+        self._put(identity, b"POST", target, outcome, received, sent, seconds)
 
     def close(self) -> None:
         """Write what waits, and end."""
         self._queue.put(None)
         self._thread.join(2.0)
+
+    def _put(self, *entry: Any) -> None:
+        if self._queue.qsize() >= _WAITING:
+            self._dropped += 1
+        else:
+            self._queue.put((time.time(), *entry))
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
@@ -101,6 +115,38 @@ class AccessLog:
                 self._log.event("access-log-dropped", level="warning", lines=dropped)
 
 
+class Records(logging.Handler):
+    """Has what modules and libraries say through `logging` written as events, a line each.
+
+    Without it Python writes their bare text between the lines of JSON.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            fields = {"logger": record.name, "message": record.getMessage()}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
+            self._log.event("message", level=record.levelname.lower(), **fields)
+        except Exception:  # one record that cannot be written must not stop who wrote it
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def records_in(log: Log) -> Iterator[None]:
+    """Meanwhile, warnings and errors of the whole process are events of this log."""
+    handler, root = Records(log), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
 def line(fields: dict[str, Any]) -> str:
     r"""One line of JSON.
 
@@ -113,7 +159,7 @@ def line(fields: dict[str, Any]) -> str:
 
 
 def _request_line(entry: tuple[Any, ...]) -> str:
-    when, identity, method, target, status, received, sent, seconds = entry
+    when, identity, method, target, outcome, received, sent, seconds = entry
     return line(
         {
             "time": _stamp(datetime.fromtimestamp(when, UTC)),
@@ -122,7 +168,7 @@ def _request_line(entry: tuple[Any, ...]) -> str:
             "request": identity,
             "method": method.decode("latin-1"),
             "target": target.decode("latin-1"),
-            "status": status,
+            **outcome,
             "bytes_in": received,
             "bytes_out": sent,
             "seconds": round(seconds, 6),

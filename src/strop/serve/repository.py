@@ -253,7 +253,7 @@ class Repository:
             return model
         except BaseException as error:
             if not served:
-                _log.error("'%s' %s cannot be loaded: %s", entry.name, number, error)
+                _log.error("version %s of '%s' cannot be loaded: %s", number, entry.name, error)
                 entry.mark(number, "UNAVAILABLE", "it could not be loaded")
             raise
 
@@ -294,7 +294,7 @@ def _open_warm(name: str, version: str, path: Path, settings: ModelSettings) -> 
             raise StropError(
                 f"loading '{name}' took {grown / 2**20:.0f} MiB, its limit is "
                 f"{limit / 2**20:.0f} MiB",
-                hint="raise memory_limit, or serve a smaller model",
+                hint="raise memory, or serve a smaller model",
             )
     except BaseException:
         model.close()

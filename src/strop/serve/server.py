@@ -15,7 +15,7 @@ from strop.errors import InputError, MissingExtra, StropError
 from strop.serve.config import ServerConfig
 from strop.serve.core import Core
 from strop.serve.instance import still_computing
-from strop.serve.logs import AccessLog, Log
+from strop.serve.logs import AccessLog, Log, records_in
 from strop.serve.security import Guard, read_tokens, tls_context
 from strop.serve.slices import take_short_turns
 from strop.serve.watchdog import Watchdog
@@ -40,7 +40,7 @@ def serve(config: ServerConfig, *, log: Log | None = None) -> int:
 
 
 def check(config: ServerConfig, *, log: Log | None = None) -> int:
-    """Load and warm up every model, read every file, and serve nothing.
+    """Load and warm up every model, read every file, try the address, and serve nothing.
 
     Raises
     ------
@@ -124,6 +124,26 @@ class Server:
             self.ports["metrics"] = await self._open(self._metrics_front, config.metrics, None)
             self.log.event("listening-metrics", url=f"http://{self._at('metrics')}/metrics")
 
+    async def could_listen(self) -> None:
+        """Whether `listen` would be given its address; ports that are in use are none of this.
+
+        Raises
+        ------
+        InputError
+            When this machine has no such address.
+        StropError
+            When gRPC is asked for and not installed.
+        """
+        loop, host = asyncio.get_running_loop(), self.config.host
+        try:
+            (await loop.create_server(self.front.connect, host, 0)).close()
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on '{host}': {_reason(error)}", hint="choose another --host"
+            ) from None
+        if self.config.grpc is not None:
+            self._grpc_front()
+
     async def drain(self) -> bool:
         """Refuse what is new, answer what was taken, close; whether all was answered in time."""
         limit = self.config.drain_seconds
@@ -171,7 +191,7 @@ class Server:
                 raise MissingExtra(error.name or "grpcio", extra="serve") from None
             self.log.event("no-grpc", level="warning", reason="grpcio is not installed")
             return None
-        return GrpcFront(self.core, self.config)
+        return GrpcFront(self.core, self.config, self.log, self._access_log)
 
     def _at(self, front: str) -> str:
         host = self.config.host
@@ -215,13 +235,14 @@ def _run(config: ServerConfig, log: Log, *, only_check: bool) -> int:
         raise MissingExtra(error.name or "uvloop", extra="serve") from None
     del httptools, orjson
     main = _check if only_check else _main
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with records_in(log), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main(config, log))
 
 
 async def _check(config: ServerConfig, log: Log) -> int:
     server = Server(config, log)
     try:
+        await server.could_listen()
         await server.load()
     finally:
         await server.core.drain(1.0)
