@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from strop.errors import InputError
+from strop.metrics.accuracy import Accuracy
 from strop.records import Signature, TensorSpec
 from strop.search import Request, intake
 from strop.search.task import Tolerance
@@ -82,3 +83,26 @@ def test_examples_in_the_place_of_the_model_are_told(tmp_path: Any) -> None:
     request = Request(model="examples.npz", data={}, within="1%", output=tmp_path / "out")
     with pytest.raises(InputError, match="holds examples, not a model; name the model first"):
         intake.import_model(request, None, tmp_path)  # type: ignore[arg-type]  # not reached
+
+
+def test_labels_of_no_class_are_refused_before_anything_is_trained() -> None:
+    metric, outputs = Accuracy("y"), {"y": np.zeros((4, 3), np.float32)}
+    intake._check_training_labels(metric, outputs, np.array([0, 2, -100]))
+    intake._check_training_labels(metric, outputs, None)
+    intake._check_training_labels(metric, outputs, np.array([0.5, 7.0]))
+    for wrong in (3, -1):
+        with pytest.raises(InputError, match=f"train: a target is class {wrong}.*-100 says"):
+            intake._check_training_labels(metric, outputs, np.array([0, wrong]))
+
+
+def test_what_is_odd_about_a_module_is_told() -> None:
+    def notes(**meta: Any) -> list[str]:
+        model: Any = SimpleNamespace(meta=meta)
+        return intake.import_notes(model)
+
+    assert notes(was_training=False) == []
+    assert [line.partition(":")[0] for line in notes(was_training=True)] == [
+        "the module was in training mode"
+    ]
+    (told,) = notes(was_training=False, export_error="no way (net.py:7)")
+    assert "no way (net.py:7); what is left are the engines that run PyTorch" in told

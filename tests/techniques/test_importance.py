@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -43,3 +45,26 @@ class Decided(nn.Sequential):
 def test_decisions_alone_do_not_tell_what_matters() -> None:
     with pytest.raises(NotApplicable, match="floating-point"):
         taylor(Decided(*network()), None)
+
+
+class OneWay(torch.autograd.Function):
+    """An operator of the user's own that nobody has written a derivative for."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise ValueError("nobody has written it")
+
+
+class Signed(nn.Sequential):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self[2](OneWay.apply(self[0](input)))
+
+
+def test_an_operator_without_a_derivative_is_a_reason() -> None:
+    told = r"cannot be ranked: .*nobody has written it \(test_importance\.py:\d+\); what trains"
+    with pytest.raises(NotApplicable, match=told):
+        taylor(Signed(*network()), None)

@@ -272,7 +272,7 @@ def test_code_that_cannot_be_traced_names_the_line(tmp_path: Path) -> None:
     assert spec and spec.loader
     odd = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(odd)
-    with pytest.raises(NotApplicable, match=r"odd\.py:4"):
+    with pytest.raises(NotApplicable, match=r"odd\.py:4\); qat, and all that trains nothing"):
         Dependencies(odd.Net(), FORM, IMAGES)
 
 
@@ -355,7 +355,7 @@ def test_a_fresh_process_rebuilds_the_pruned_module(
     )
     np.save(tmp_path / "x.npy", x.numpy())
     arguments = [str(after.path), str(tmp_path / "x.npy"), str(tmp_path / "y.npy")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=240)
     with torch.no_grad():
         assert np.array_equal(np.load(tmp_path / "y.npy"), module(x).numpy())
     plan = json.loads(after.forms["module"].read_text())["plan"]

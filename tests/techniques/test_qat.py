@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from strop import engines
+from strop import data, engines, models
 from strop.data import Dataset
 from strop.errors import NotApplicable
 from strop.models import graph
@@ -117,6 +117,18 @@ def test_both_engines_give_what_the_original_gives(
 
 def test_the_integer_graph_equals_what_was_trained(trained: tuple[Model, Model, Dataset]) -> None:
     assert trained[1].meta["qat"]["disagreement"] <= BOUND
+
+
+def test_a_bare_sequence_is_a_module_like_any_other(tmp_path: Path) -> None:
+    """NNCF's way through PyTorch fails on one."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+    x = np.random.default_rng(0).standard_normal((128, 6), dtype=np.float32)
+    (tmp_path / "model").mkdir()
+    model = models.load(module, workdir=tmp_path / "model", examples={"input": x[:8]})
+    after = apply(model, data.read({"input": x}, model.signature), tmp_path / "out")
+    assert len(after.meta["int8_layers"]) == 2
+    assert after.meta["qat"]["disagreement"] <= BOUND
 
 
 def test_openvino_executes_the_layers_in_integers(trained: tuple[Model, Model, Dataset]) -> None:

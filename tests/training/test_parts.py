@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,6 +193,17 @@ def test_beyond_the_bound_nothing_is_kept(tmp_path) -> None:
     assert ask(cache, [99]).flatten().tolist() == [198]
     assert run.rows == 4
     assert sum(f.stat().st_size for f in (tmp_path / "t").glob("0.npy")) < 1000
+
+
+def test_a_disk_that_is_nearly_full_is_left_its_room(tmp_path, monkeypatch) -> None:
+    free = SimpleNamespace(free=4 * 4 * 100)  # a quarter holds a hundred rows
+    monkeypatch.setattr("strop.training.teacher.shutil.disk_usage", lambda folder: free)
+    run = Counting()
+    cache = TeacherOutputs(tmp_path / "t", 1000, 1 << 20, run)
+    for _ in range(2):
+        assert ask(cache, [99]).item() == 198 and ask(cache, [100]).item() == 200
+    assert run.rows == 3
+    assert (tmp_path / "t" / "0.npy").stat().st_size < 1000
 
 
 def test_outputs_of_other_data_are_not_taken(tmp_path) -> None:

@@ -64,6 +64,14 @@ def test_a_student_learns_from_its_teacher(teacher, tmp_path, labels) -> None:
     assert not net.training and all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.gpu
+def test_a_student_learns_on_a_gpu_as_well_and_comes_back(teacher, tmp_path) -> None:
+    net, settings = student(), TrainSettings(epochs=8, batch=32, lr=1e-2, device="cuda")
+    report = run(net, copy.deepcopy(teacher), arrays(2000, 1), tmp_path, settings)
+    assert report.device.startswith("cuda") and report.best > 0.9
+    assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+
+
 def test_labels_alone_are_learnt_without_a_teacher(tmp_path) -> None:
     net = student()
     assert run(net, None, arrays(2000, 1), tmp_path).best > 0.9
@@ -236,7 +244,9 @@ def test_divergence_is_a_reason(teacher, tmp_path) -> None:
 def test_labels_out_of_range_are_named(teacher, tmp_path) -> None:
     given = arrays(600, 1)
     given["target"][7] = 9
-    with pytest.raises(NotApplicable, match=r"label 9 of training example 7 .* outside 0…3"):
+    with pytest.raises(
+        NotApplicable, match=r"label 9 of training example 7 .* outside 0…3; .*-100 says"
+    ):
         run(student(), teacher, given, tmp_path)
 
 
@@ -250,16 +260,53 @@ def test_labels_at_odds_with_the_teacher_are_left_out(teacher, tmp_path) -> None
     assert accuracy(net, test) > 0.85
 
 
+def test_labels_in_the_order_of_their_classes_are_labels(teacher, tmp_path) -> None:
+    given = arrays(3000, 1)
+    given["target"] = np.where(np.arange(3000) % 20, given["target"], (given["target"] + 1) % 4)
+    order = np.argsort(given["target"], kind="stable")
+    given = {name: array[order] for name, array in given.items()}
+    settings = TrainSettings(epochs=0.1, batch=32, lr=1e-3, examples="all", held_out=0.5)
+    report = run(student(), teacher, given, tmp_path, settings)
+    assert report.quality == "accuracy"
+    assert not any("labels" in line for line in report.warnings)
+
+
+def test_targets_that_are_no_classes_are_told_as_they_are(teacher, tmp_path) -> None:
+    given = arrays(600, 1)
+    given["target"] = given["target"].astype(np.float32)
+    report = run(student(), teacher, given, tmp_path)
+    assert any("the targets, float32[600], are no class numbers" in w for w in report.warnings)
+
+
+@pytest.mark.parametrize("lr", [1e-3, None])
+def test_an_example_that_is_not_finite_is_named(teacher, tmp_path, lr) -> None:
+    given = arrays(600, 1)
+    given["x"][7:] = np.where(np.arange(593)[:, None] % 2, given["x"][7:], np.inf)
+    settings = TrainSettings(epochs=30, batch=32, lr=lr)
+    with pytest.raises(NotApplicable, match=r"training example \d+ holds NaN .* in 'x'; leave"):
+        run(student(), teacher, given, tmp_path, settings)
+
+
+def test_so_is_one_that_the_original_makes_nothing_of(teacher, tmp_path) -> None:
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.where(x[:, :1] > 0, teacher(x), torch.nan)
+
+    with pytest.raises(NotApplicable, match=r"example \d+ the original gives NaN .* in 'y'"):
+        run(student(), Odd(), arrays(600, 1, labels=False), tmp_path)
+
+
 def test_frozen_parameters_stay_and_tied_ones_stay_tied(teacher, tmp_path) -> None:
     net = student(8)
     net.third = net.second  # one module under two names
     net.first.weight.requires_grad_(False)
     before = net.first.weight.clone()
     lines: list[str] = []
-    run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
+    report = run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
     assert torch.equal(before, net.first.weight)
     assert net.third.weight is net.second.weight
-    assert any("1 of 8 parameters are frozen" in line for line in lines)
+    assert report.warnings == ("1 of 8 parameters are frozen and stay so",)
+    assert report.warnings[0] in lines
 
 
 def test_a_module_made_for_inference_is_trained_all_the_same(teacher, tmp_path) -> None:
@@ -284,15 +331,28 @@ class Stepped(Net):
         return self.head(torch.relu(self.second(x)))
 
 
-def test_parameters_behind_an_operation_without_gradient_are_told(teacher, tmp_path) -> None:
+class Rounded(Net):
+    """Rounds as PyTorch does, which gives a gradient of zeros."""
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x))).round()
+        return self.head(torch.relu(self.second(x)))
+
+
+@pytest.mark.parametrize(("kind", "unreached"), [(Stepped, 4), (Rounded, 1)])
+def test_parameters_behind_an_operation_without_gradient_are_told(
+    teacher, tmp_path, kind, unreached
+) -> None:
     torch.manual_seed(1)
-    net, lines = Stepped(8), []
+    net, lines = kind(8), []
     before = state_of(net)
-    run(net, teacher, arrays(600, 1), tmp_path, emit=lines.append)
+    settings = TrainSettings(epochs=8, batch=32, lr=1e-2, patience=None, weight_decay=0.0)
+    report = run(net, teacher, arrays(600, 1), tmp_path, settings, emit=lines.append)
     assert torch.equal(net.first.weight, before["first.weight"])
     assert not torch.equal(net.head.weight, before["head.weight"])
     told = [line for line in lines if "no gradient reaches" in line]
-    assert len(told) == 1 and "4 of 8 parameters, 'first.weight' first" in told[0]
+    assert report.warnings == tuple(told)
+    assert len(told) == 1 and f"{unreached} of 8 parameters, 'first.weight' first" in told[0]
 
 
 class Decided(Net):
@@ -300,6 +360,20 @@ class Decided(Net):
 
     def forward(self, x):
         return nn.functional.one_hot(super().forward(x).argmax(1), CLASSES).float()
+
+
+class Coarse(Net):
+    """Rounds its outputs, whose gradients are zeros."""
+
+    def forward(self, x):
+        return super().forward(x).round()
+
+
+class Evaluating(Net):
+    """Cannot be run but in evaluation mode."""
+
+    def forward(self, x):
+        return super().forward(x) if not self.training else self.missing(x)
 
 
 class OneWay(torch.autograd.Function):
@@ -319,7 +393,9 @@ class Signed(Net):
     ("kind", "message"),
     [
         (Decided, "no gradient reaches its parameters"),
+        (Coarse, "no gradient reaches its parameters"),
         (Signed, r"cannot be trained: .*backward"),
+        (Evaluating, r"cannot be trained: .*missing.*\(test_trainer\.py:\d+\); what trains"),
     ],
 )
 def test_an_operator_without_a_derivative_is_a_reason(teacher, tmp_path, kind, message) -> None:

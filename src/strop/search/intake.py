@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from strop.search.workspace import rethrown
 from strop.workers import Pool
 
 _EXAMPLE_FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".feather")
+_UNLABELLED = -100
+"""As training takes it (`strop.training.losses.IGNORED`, which would bring torch along)."""
 _EXAMPLES = 8
 """Examples that an export is traced with and checked on."""
 _BUSY = 1.5
@@ -224,11 +227,39 @@ def choose_metric(
     for role in ("search", "prove"):  # the last of them is scored when all the rest is done
         if (targets := roles[role].targets()) is not None:
             found.check_targets(outputs, targets)
+    if request.train_seconds and "train" in roles:
+        _check_training_labels(found, outputs, roles["train"].targets())
     if request.metric is None:
         note = metrics.caveat(found, outputs)
     else:
         note = _rescaled(found, request.tolerance)
     return found, [note] if note else []
+
+
+def import_notes(model: Model) -> list[str]:
+    """What the user should know of how the model was taken in."""
+    notes = []
+    if model.meta.get("was_training"):
+        notes.append("the module was in training mode: strop takes it in evaluation mode")
+    if error := model.meta.get("export_error"):
+        notes.append(
+            f"the module cannot be exported to ONNX: {error}; what is left are the engines that "
+            "run PyTorch"
+        )
+    return notes
+
+
+def _check_training_labels(
+    metric: Metric, outputs: Mapping[str, np.ndarray], targets: np.ndarray | None
+) -> None:
+    """Refuse labels of no class now: every step that trains would fail by them, after minutes."""
+    if targets is None or targets.dtype.kind not in "iu":
+        return
+    try:
+        metric.check_targets(outputs, np.where(targets == _UNLABELLED, 0, targets))
+    except StropError as error:
+        hint = f"{error.hint}; {_UNLABELLED} says that an example has none"
+        raise InputError(f"train: {error.message}", hint=hint) from error
 
 
 def _rescaled(metric: Metric, tolerance: Tolerance) -> str:

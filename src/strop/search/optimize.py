@@ -256,7 +256,7 @@ def _take_in(
         emit=lambda event: None,
         say=say,
         others=others,
-        warnings=[*warnings, *notes],
+        warnings=[*intake.import_notes(model), *warnings, *notes],
         preprocess=request.preprocess,
         train_seconds=request.train_seconds,
         train_rest=request.train_rest,

@@ -29,6 +29,7 @@ from strop.techniques.splits import map_splits
 
 Tensors = Mapping[str, Tensor]
 
+_WITHOUT_A_TRACE = "qat, and all that trains nothing, do without"
 _SPLITS = (1, 2, 3, 4)
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -162,7 +163,9 @@ class Dependencies:
                 map_splits(found)
                 return found
         except Exception as error:  # tracing runs the user's code
-            raise NotApplicable(f"cannot be traced for pruning: {describe_error(error)}") from error
+            raise NotApplicable(
+                f"cannot be traced: {describe_error(error)}", hint=_WITHOUT_A_TRACE
+            ) from error
 
     def _roots(self) -> list[tuple[str, int]]:
         """Layers with channels of their own, one for each group, and how many they have."""

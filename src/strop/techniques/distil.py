@@ -50,7 +50,7 @@ class Distillation(Technique):
     """
 
     name = "distil"
-    version = 5
+    version = 6
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")

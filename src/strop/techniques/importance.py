@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from strop.errors import NotApplicable
-from strop.models.module_form import ModuleForm
+from strop.models.module_form import ModuleForm, describe_error
 from strop.techniques.dependency import Group
+from strop.training.memory import is_out_of_memory
 
 Criterion = Literal["taylor", "magnitude", "bn"]
 Batch = tuple[Mapping[str, Tensor], "Tensor | None"]
@@ -134,7 +135,15 @@ def _taylor(
     try:
         for inputs, labels in batches:
             loss = _loss(form.run(module.eval(), inputs), labels)
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            try:
+                gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            except Exception as error:  # an operator of the user's own may have no derivative
+                if is_out_of_memory(error):
+                    raise
+                raise NotApplicable(
+                    f"its channels cannot be ranked: {describe_error(error)}",
+                    hint="what trains nothing still applies",
+                ) from error
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 if gradient is not None:
                     totals[name] += (parameter.detach() * gradient).double().square()

@@ -63,7 +63,7 @@ class Pruning(Technique):
     """
 
     name = "prune"
-    version = 4
+    version = 5
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")

@@ -84,7 +84,7 @@ class QuantisationAware(Technique):
     """
 
     name = "qat"
-    version = 6
+    version = 7
     consumes = "onnx"
     produces = ("onnx",)
     roles = ("train", "search")

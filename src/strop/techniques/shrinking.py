@@ -21,7 +21,9 @@ def can_shrink(model: Model) -> Applicability:
         return verdict
     if "onnx" not in model.forms:
         reason = model.meta.get("export_error", "no ONNX form")
-        return Applicability.no(f"cannot be exported: {reason}")
+        return Applicability.no(
+            f"cannot be exported to ONNX: {reason}; what is left are the engines that run PyTorch"
+        )
     if model.meta.get("quantised"):
         return Applicability.no("already quantised")
     return Applicability.yes()

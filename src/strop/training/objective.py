@@ -87,7 +87,9 @@ class Objective:
         least = min(self._settings.least_batch, self._settings.batch)
         # A module that insists on its batch takes no other here either.
         size = max(min(_PROBE_BATCH, self._settings.batch), least)
-        rows = np.arange(min(_PROBE, len(self._data)))
+        # At random: the examples may lie in the order of their classes.
+        total = len(self._data)
+        rows = np.sort(np.random.default_rng([0, 19]).permutation(total)[:_PROBE])
         parts = [(self._probe(student, part), count) for part, count in full_batches(rows, size)]
         outputs = {
             name: torch.cat([part[name][:count] for part, count in parts])
@@ -268,7 +270,11 @@ class Objective:
                     "leaves the labels out"
                 )
             return
-        self.warnings.append("the targets are no class numbers of an output: training leaves them")
+        targets = np.asarray(self._data.targets())
+        self.warnings.append(
+            f"the targets, {targets.dtype.name}{list(targets.shape)}, are no class numbers of an "
+            "output (integers, one a decision): training leaves them"
+        )
 
     def _check_range(self, classes: int) -> None:
         every = np.asarray(self._data.targets())
@@ -277,5 +283,6 @@ class Objective:
             row = int(np.argwhere(wrong)[0][0])
             raise NotApplicable(
                 f"the label {every[wrong][0]} of training example {row} (one of "
-                f"{int(wrong.sum())} such) is outside 0…{classes - 1}"
+                f"{int(wrong.sum())} such) is outside 0…{classes - 1}",
+                hint=f"number classes as the model does; {IGNORED} says that there is no label",
             )

@@ -14,6 +14,7 @@ from strop.training.course import LEAST_JUDGED, Course, copy_of_state
 from strop.training.loader import Epochs
 from strop.training.randomness import random_state, restore_random_state
 from strop.training.selection import select
+from strop.training.stepper import Diverged
 
 _LEAST_STEPS = 10
 _WORTH_TRIALS = 100
@@ -45,6 +46,7 @@ def plan(course: Course) -> None:
     progress.precision = precision.choose(student, course.settings, course.device)
     course.stepper.compute_in(progress.precision)
     pace = _plan_batch(course)
+    progress.warnings += course.stepper.notes  # told already, each when it was found
     progress.batch = course.epochs.batch
     total = course.affordable(pace)
     _check_time(course, total, pace)
@@ -87,9 +89,12 @@ def judging_interval(total: int, gap: int) -> int:
 def _check_time(course: Course, total: int, pace: float) -> None:
     """Refuse a run of so few steps that nothing is learnt."""
     if total < min(_LEAST_STEPS, course.most):
+        limit = course.clock.limit or 0.0
+        given = f"{limit:.0f}" if limit >= 10 else f"{limit:.2g}"
         raise NotApplicable(
-            f"{course.clock.limit:.0f} s are too short to train: a step of {course.epochs.batch} "
-            f"examples takes {pace:.2g} s, and an epoch is {course.epochs.steps} of them"
+            f"{given} s are too short to train: a step of {course.epochs.batch} examples takes "
+            f"{pace:.2g} s, and an epoch is {course.epochs.steps} of them",
+            hint="a larger --train-budget, or fewer kinds of training (--technique)",
         )
 
 
@@ -154,7 +159,7 @@ def _find_rate(course: Course, total: int, start: dict[str, torch.Tensor]) -> fl
             rows = course.epochs.batch_at(number)
             try:
                 losses.append(course.stepper.step(optimizer, rows, number))
-            except NotApplicable:
+            except Diverged:
                 return math.nan
         return float(np.mean(losses[-max(2, steps // 3) :]))
 

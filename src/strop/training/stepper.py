@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from strop.errors import NotApplicable
+from strop.errors import NotApplicable, StropError
 from strop.models.module_form import describe_error
 from strop.training.loader import Batch, Loader
 from strop.training.memory import checkpoint_blocks, is_out_of_memory
@@ -19,10 +19,17 @@ from strop.training.settings import TrainSettings
 
 Emit = Callable[[str], None]
 _LONGEST_GRADIENT = 5.0
+_FITS = 1e-6
+"""A loss below is none: the student gives what is wanted, and every gradient is zero."""
+_UNTRAINED = "what trains nothing still applies"
 _NO_GRADIENT = (
     "cannot be trained: no gradient reaches its parameters, as something between them and the "
     "outputs is not differentiable"
 )
+
+
+class Diverged(NotApplicable):
+    """The loss is not finite, although what it is computed from is."""
 
 
 class Stepper:
@@ -37,6 +44,8 @@ class Stepper:
     ----------
     precision
         As `strop.training.precision` names it; set it with :meth:`compute_in`.
+    notes
+        What was said of parameters that are not trained; complete after one batch.
     """
 
     def __init__(
@@ -52,7 +61,8 @@ class Stepper:
         self._student, self._objective, self._loader = student, objective, loader
         self._settings, self._device, self._emit = settings, device, emit
         self._after_step = after_step
-        self._parameters = _trainable(student, emit)
+        self.notes: list[str] = []
+        self._parameters = _trainable(student, self._note)
         self._parts = 1
         self._told = False
         self._uncheckpoint: Callable[[], None] | None = None
@@ -80,13 +90,16 @@ class Stepper:
 
         Raises
         ------
-        NotApplicable
+        Diverged
             When the loss is not finite.
+        NotApplicable
+            When one of the examples is not, or the user's code fails.
         """
         optimizer.zero_grad(set_to_none=True)
         loss = self._backward(rows, number)
         if not math.isfinite(loss):
-            raise NotApplicable(
+            self._refuse_what_is_not_finite(rows)
+            raise Diverged(
                 f"training diverged at step {number}: the loss is {loss} "
                 f"(learning rate {optimizer.param_groups[0]['lr']:.2g})"
             )
@@ -124,27 +137,57 @@ class Stepper:
                     loss = self._loss(batch) * (len(part) / len(rows))
                     _differentiate(loss)
                     total += float(loss.detach())
-                self._tell_unreached()
+                self._tell_unreached(total)
                 return total
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or not self._save_memory(len(rows)):
+            except StropError:
+                raise
+            except Exception as error:  # the user's forward and backward raise anything
+                if not is_out_of_memory(error):
+                    raise NotApplicable(
+                        f"cannot be trained: {describe_error(error)}", hint=_UNTRAINED
+                    ) from error
+                if not self._save_memory(len(rows)):
                     raise
                 self._student.zero_grad(set_to_none=True)
 
-    def _tell_unreached(self) -> None:
-        """Say once how many parameters get no gradient."""
-        if self._told:
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        self._emit(line)
+
+    def _tell_unreached(self, loss: float) -> None:
+        """Say once how many parameters get no gradient.
+
+        An operation that is flat wherever it has a derivative, rounding say, gives zeros. So
+        does a student with nothing to learn.
+        """
+        if self._told or not math.isfinite(loss) or abs(loss) < _FITS:
             return
         self._told = True
         named = self._student.named_parameters()
         trained = [(name, p) for name, p in named if any(p is one for one in self._parameters)]
-        names = [name for name, parameter in trained if parameter.grad is None]
-        if len(names) == len(trained):
-            raise NotApplicable(_NO_GRADIENT)
+        names = [name for name, parameter in trained if not _is_reached(parameter)]
+        if not any(p.grad is not None and bool(p.grad.any()) for _, p in trained):
+            raise NotApplicable(_NO_GRADIENT, hint=_UNTRAINED)
         if names:
-            self._emit(
+            self._note(
                 f"no gradient reaches {len(names)} of {len(trained)} parameters, {names[0]!r} "
-                "first: they stay as they are"
+                "first: they learn nothing"
+            )
+
+    def _refuse_what_is_not_finite(self, rows: np.ndarray) -> None:
+        """Name an example among `rows` that no network could learn from."""
+        inputs = self._loader.read(rows).inputs
+        if (found := _not_finite(inputs, rows)) is not None:
+            raise NotApplicable(
+                f"training example {found[0]} holds NaN or infinity in '{found[1]}'",
+                hint="leave such examples out",
+            )
+        answers = self._objective.answers(rows) if self._objective.teaches else {}
+        if (found := _not_finite(answers, rows)) is not None:
+            raise NotApplicable(
+                f"for training example {found[0]} the original gives NaN or infinity in "
+                f"'{found[1]}'",
+                hint="leave such examples out",
             )
 
     def _loss(self, batch: Batch) -> torch.Tensor:
@@ -173,15 +216,28 @@ class Stepper:
 
 
 def _differentiate(loss: torch.Tensor) -> None:
-    """Gradients of `loss`; NotApplicable where an operation has none."""
+    """Gradients of `loss`; NotApplicable where nothing in it has any."""
     if not loss.requires_grad:
-        raise NotApplicable(_NO_GRADIENT)
-    try:
-        loss.backward()
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        raise NotApplicable(f"cannot be trained: {describe_error(error)}") from error
+        raise NotApplicable(_NO_GRADIENT, hint=_UNTRAINED)
+    loss.backward()
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor], rows: np.ndarray) -> tuple[int, str] | None:
+    """The first of `rows` whose values are not all finite, and the tensor's name."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            wrong = ~tensor.isfinite().reshape(len(rows), -1).all(1).cpu().numpy()
+            if wrong.any():
+                return int(rows[wrong][0]), name
+    return None
+
+
+def _is_reached(parameter: nn.Parameter) -> bool:
+    """Whether a gradient came; one of zeros is none for a matrix or a kernel."""
+    if parameter.grad is None:
+        return False
+    # A bias in front of a normalisation has a gradient of nothing by right.
+    return parameter.ndim < 2 or bool(parameter.grad.any())
 
 
 def _trainable(student: nn.Module, emit: Emit) -> list[nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import numpy as np
 import torch
 
 Tensors = Mapping[str, torch.Tensor]
+
+_SHARE_OF_DISK = 0.25
+"""Of what is free, at most: checkpoints and models need room as well."""
 
 
 class TeacherOutputs:
@@ -25,7 +29,8 @@ class TeacherOutputs:
     rows
         How many rows the dataset has.
     limit
-        Bytes at most: rows beyond are computed every time. The first rows are kept.
+        Bytes at most, and a quarter of what the disk has free: rows beyond are computed every
+        time. The first rows are kept.
     run
         The teacher on a batch of inputs, without gradients.
     """
@@ -82,10 +87,12 @@ class TeacherOutputs:
         if any(not np.issubdtype(value.dtype, np.floating) for value in outputs.values()):
             return False
         size = sum(value[0].nbytes for value in outputs.values())
-        self._kept = min(self._rows, self._limit // max(size, 1))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Writing to a mapped file on a full disk would kill the process.
+        room = int(_SHARE_OF_DISK * shutil.disk_usage(self._folder).free)
+        self._kept = min(self._rows, min(self._limit, room) // max(size, 1))
         if not self._kept:
             return False
-        self._folder.mkdir(parents=True, exist_ok=True)
         shapes = {name: [self._kept, *value.shape[1:]] for name, value in outputs.items()}
         for index, (name, shape) in enumerate(shapes.items()):
             self._files[name] = np.lib.format.open_memmap(

@@ -260,6 +260,7 @@ class _Run:
             best=progress.best,
             history=tuple((s, int(n), loss, q) for s, n, loss, q in progress.history),
             stopped=stopped,
-            warnings=tuple(progress.warnings),
+            # What was said of parameters may have been said after the plan, or once more.
+            warnings=tuple(dict.fromkeys([*progress.warnings, *course.stepper.notes])),
             resumed=self._resumed,
         )
