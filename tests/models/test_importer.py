@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +39,22 @@ def test_other_formats_get_the_way_out(tmp_path, name, hint):
     (tmp_path / name).write_bytes(b"anything")
     with pytest.raises(ModelError, match=hint):
         load(tmp_path / name, workdir=tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.tflite", "net.dat", "net"])
+def test_a_pickle_is_known_whatever_it_is_called(tmp_path, name):
+    (tmp_path / name).write_bytes(pickle.dumps({"weights": [1.0]}))
+    with pytest.raises(ModelError, match=r"is a pickle.*pass the object itself"):
+        load(tmp_path / name, workdir=tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:  # as torch.save writes it
+        archive.writestr("net/data.pkl", pickle.dumps({"weights": [1.0]}))
+    with pytest.raises(ModelError, match=r"is a pickle.*weights_only=True"):
+        load(tmp_path / name, workdir=tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("net.txt", "no pickle")
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path / name, workdir=tmp_path / "model")
+    assert "pickle" not in str(caught.value)
 
 
 def test_code_is_not_run_without_trust(tmp_path):

@@ -160,6 +160,28 @@ def test_evidence_finds_a_near_best_recipe_sooner_than_random_and_exhaustive() -
     assert evidence < math.fsum(random) / len(random)
 
 
+def test_an_engine_that_cannot_run_does_not_use_up_the_search() -> None:
+    """It loads, and each of its runs fails: what that says is said of it, and of no technique."""
+    space, strategy = synthetic_space(), strategies.get("evidence")
+    history: list[Trial] = []
+    while (recipe := strategy.propose(space, history, tolerance=TOLERANCE, seed=0)) is not None:
+        found = tried(len(history), recipe)
+        if recipe.deploy.engine == "openvino":
+            found = Trial(
+                number=len(history),
+                recipe=recipe,
+                status="failed",
+                stage="evaluate",
+                reason="driver too old",
+                seconds={"build": 2.0, "evaluate": 1.0},
+            )
+        history.append(found)
+    failed = [trial.recipe.deploy.engine == "openvino" for trial in history]
+    last = max(number for number, on_it in enumerate(failed) if not on_it)
+    assert len(history) == len(space.recipes)
+    assert sum(failed[:last]) <= 4, "two of each of its two settings, and the others come first"
+
+
 def test_what_is_built_is_worth_trying_on_the_other_engine_before_building_another() -> None:
     space = synthetic_space()
     wanted = {"onnxruntime": {"graph": "all"}, "openvino": {"precision": "f32"}}

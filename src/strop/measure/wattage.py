@@ -42,7 +42,7 @@ def wattage(found: Meter, seconds: float = 2.0) -> Wattage | None:
     a @ a  # the library starts its threads
     watch, calls = Stopwatch(found), 0
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not calls or time.monotonic() < end:
         a @ a
         calls += 1
     used = watch.stop(calls)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,21 @@ _OTHER_FORMATS = {
 }
 
 
+_TORCH_PICKLE = (
+    "give file.py:callable, a function that builds the module and loads its weights (torch.load "
+    "with weights_only=True)"
+)
+_OBJECT_PICKLE = (
+    "in Python, pass the object itself to strop.optimize; on the command line, file.py:callable, "
+    "a function that loads and returns it"
+)
 _PICKLES = {
-    (".pt", ".pth", ".ckpt", ".bin"): "give file.py:callable, a function that builds the module "
-    "and loads its weights (torch.load with weights_only=True)",
-    (".pkl", ".pickle", ".joblib", ".skops", ".dill"): "in Python, pass the object itself to "
-    "strop.optimize; on the command line, file.py:callable, a function that loads and returns it",
+    (".pt", ".pth", ".ckpt", ".bin"): _TORCH_PICKLE,
+    (".pkl", ".pickle", ".joblib", ".skops", ".dill"): _OBJECT_PICKLE,
 }
 """Reading a pickle runs the code in it: strop reads none, whoever it comes from."""
+_PROTOCOLS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+"""What a pickle begins with, of all protocols but the oldest two, which have no mark."""
 
 
 def load(
@@ -131,18 +140,35 @@ def _import_file(
         raise ModelError(
             f"'{path}' is a Python file", hint=f"name what builds the module: {path}:build"
         )
-    for suffixes, hint in _PICKLES.items():
-        if path.suffix.lower() in suffixes:
-            raise ModelError(
-                f"'{path.name}' is a pickle, which runs any code when opened: strop opens none",
-                hint=hint,
-            )
+    if hint := _pickle_hint(path):
+        raise ModelError(
+            f"'{path.name}' is a pickle, which runs any code when opened: strop opens none",
+            hint=hint,
+        )
     for suffixes, hint in _OTHER_FORMATS.items():
         if path.suffix.lower() in suffixes:
             raise ModelError(f"strop does not read {path.suffix} files ('{path.name}')", hint=hint)
     if path.suffix.lower() == ".tflite":
         return import_tflite(path, workdir, emit=emit)
     return import_onnx(path, workdir, examples=examples, shapes=shapes, emit=emit)
+
+
+def _pickle_hint(path: Path) -> str:
+    """The way out where the file is a pickle, by its name or by its first bytes; else empty."""
+    for suffixes, hint in _PICKLES.items():
+        if path.suffix.lower() in suffixes:
+            return hint
+    if not path.is_file():  # a pipe would wait for whoever writes to it
+        return ""
+    try:
+        with path.open("rb") as file:
+            if file.read(2) in _PROTOCOLS:
+                return _OBJECT_PICKLE
+        with zipfile.ZipFile(path) as archive:  # torch.save writes a pickle into an archive
+            held = any(name.rpartition("/")[2] == "data.pkl" for name in archive.namelist())
+            return _TORCH_PICKLE if held else ""
+    except (OSError, zipfile.BadZipFile):  # what opens it as a model says what is wrong with it
+        return ""
 
 
 def _open_directory(path: Path, trust: bool) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any, Literal
@@ -23,15 +24,21 @@ class MemoryWatch:
         self._begin = time.perf_counter()
         self._phase: Phase = "import"
         self._samples: list[MemorySample] = []
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
 
     def hear(self, event: dict[str, Any]) -> None:
         """Take an event of the child: ``{"phase": …}``."""
         phase = event.get("phase")
+        if phase not in ("load", "run", "profile"):
+            return
+        # However short the phase that ends was, and however busy the machine: it is not left out.
+        with contextlib.suppress(ChildError):
+            self._sample()
         if phase == "profile":
             self._stop.set()
-        elif phase in ("load", "run"):
+        else:
             self._phase = phase
 
     def samples(self) -> tuple[MemorySample, ...]:
@@ -57,9 +64,13 @@ class MemoryWatch:
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                held = self._child.rss()
+                self._sample()
             except ChildError:  # it is gone; whoever waits for its answer says why
                 return
+            self._stop.wait(_EVERY)
+
+    def _sample(self) -> None:
+        with self._lock:
+            held = self._child.rss()
             seconds = time.perf_counter() - self._begin
             self._samples.append(MemorySample(seconds=seconds, bytes=held, phase=self._phase))
-            self._stop.wait(_EVERY)

@@ -64,6 +64,8 @@ _NOISE_LOSS = 0.5
 _WEIGHT_SD = 0.35
 _LOSS_SD = 1.0
 _WORST_LOSS = 6.0
+_TRIES = 2
+"""Failures of an engine with the same options, and no success, after which it comes last."""
 _START, _START_SD = "start=", 2.0
 """Another network may be several times faster and lose several tolerances, or neither."""
 
@@ -76,7 +78,7 @@ class EvidenceOrder(Strategy):
     def propose(
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
-        left = space.untried(history)
+        left = _hopeful(space.untried(history), history)
         if not left:
             return None
         opening = _opening(space, left) or _first_of_start(left, history)
@@ -110,8 +112,27 @@ class EvidenceOrder(Strategy):
                 spread = math.sqrt(float(x @ loss_cov @ x) + _NOISE_LOSS**2)
                 feasible = _normal_cdf((1.0 - loss) / spread)
             seconds = _seconds(recipe, history, judging)
-            scores.append(gain * feasible * _chance_to_build(recipe, history) / seconds)
+            scores.append(gain * feasible * _chance_to_run(recipe, history) / seconds)
         return left[int(np.argmax(scores))]
+
+
+def _hopeful(left: Sequence[Recipe], history: Sequence[Trial]) -> Sequence[Recipe]:
+    """Those whose engine has run so, or has not failed so often enough; all where none is left.
+
+    A provider may load, and fail at each of its runs: what that takes is kept for the others.
+    """
+    ran: dict[tuple[str, str], list[bool]] = {}
+    for trial in history:
+        if trial.failed_step is None:
+            ran.setdefault(_place(trial.recipe), []).append(trial.status != "failed")
+    dead = {place for place, runs in ran.items() if len(runs) >= _TRIES and not any(runs)}
+    return [recipe for recipe in left if _place(recipe) not in dead] or left
+
+
+def _place(recipe: Recipe) -> tuple[str, str]:
+    """The engine and its options."""
+    options = recipe.deploy.options
+    return recipe.deploy.engine, str(sorted(options.items()))
 
 
 def _opening(space: JointSpace, left: Sequence[Recipe]) -> Recipe | None:
@@ -213,20 +234,28 @@ def _loss(trial: Trial, tolerance: float) -> float | None:
     return None if bound is None else float(np.clip(bound / tolerance, -1.0, _WORST_LOSS))
 
 
-def _chance_to_build(recipe: Recipe, history: Sequence[Trial]) -> float:
-    """Laplace's rule of succession for each technique, as if each had succeeded once before.
+def _chance_to_run(recipe: Recipe, history: Sequence[Trial]) -> float:
+    """Laplace's rule of succession for the engine and each technique: as if each had run once.
 
     A technique that is too slow for this model fails with all its parameters, each failure
-    costing a trial's whole patience.
+    costing a trial's whole patience. An engine that loads and cannot run fails with every recipe:
+    that says nothing of the techniques in them.
     """
+    works = {trial.recipe.deploy.engine for trial in history if trial.status != "failed"}
+    engine = [
+        trial.status != "failed"
+        for trial in history
+        if trial.recipe.deploy.engine == recipe.deploy.engine and trial.failed_step is None
+    ]
+    chance = (1 + sum(engine)) / (1 + len(engine))
     if _is_built(recipe, history):
-        return 1.0
-    chance = 1.0
+        return chance
     for step in recipe.steps:
         tried = [
             trial.status != "failed"
             for trial in history
             if any(other.technique == step.technique for other in trial.recipe.steps)
+            and (trial.failed_step is not None or trial.recipe.deploy.engine in works)
         ]
         chance *= (1 + sum(tried)) / (1 + len(tried))
     return chance
