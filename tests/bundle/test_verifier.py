@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -263,19 +264,48 @@ def test_scores_that_cannot_be_read_leave_the_claim_open(make, tmp_path, data):
     assert statuses(found)["claim"] == "unproven"
 
 
-def test_slower_than_promised_fails(make, tmp_path, original, monkeypatch):
+@pytest.mark.parametrize(
+    ("ratios", "status"),
+    [
+        ([1.4, 1.5, 1.6], "ok"),
+        ([0.9, 1.0, 1.1], "unproven"),
+        ([0.7, 0.71, 0.72], "failed"),  # slower than promised
+        ([0.5], "unproven"),  # one launch has no interval
+    ],
+)
+def test_the_interval_decides_on_the_speed(
+    make, tmp_path, original, monkeypatch, ratios: list[float], status: str
+):
     import strop.measure
 
     write(tmp_path / "bundle", make())
-    fast = strop.measure.pair
+    told = strop.measure.pair
 
-    def slow(*args, **kwargs):
-        timing = fast(*args, **kwargs)
-        return PairTiming(**{**vars(timing), "log_ratios": -timing.log_ratios})
+    def timed(*args, **kwargs):
+        return dataclasses.replace(told(*args, **kwargs), log_ratios=np.log(ratios))
 
-    monkeypatch.setattr(strop.measure, "pair", slow)
+    monkeypatch.setattr(strop.measure, "pair", timed)
     found = verify(tmp_path / "bundle", original=original)
-    assert statuses(found)["speed"] == "failed"
+    assert statuses(found)["speed"] == status
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_what_was_won_by_calls_at_once_is_timed_so(make, tmp_path, original, monkeypatch, streams):
+    import strop.measure
+
+    contents = make()
+    deploy = contents.recipe.deploy.model_copy(update={"streams": streams})
+    recipe = contents.recipe.model_copy(update={"deploy": deploy})
+    write(tmp_path / "bundle", altered(contents, recipe=recipe))
+    told, seen = strop.measure.pair, []
+
+    def timed(a, b, inputs, *, conditions, **options):
+        seen.append((conditions.concurrent, b.placement.streams))
+        return told(a, b, inputs, **options)
+
+    monkeypatch.setattr(strop.measure, "pair", timed)
+    verify(tmp_path / "bundle", original=original)
+    assert seen == [(streams > 1, streams)]
 
 
 def test_recorded_code_asks_for_trust(make, tmp_path, data):

@@ -42,13 +42,16 @@ def test_scenarios_from_the_command_line(bundle: Path) -> None:
     assert low <= single.percentiles["50"] <= high
     assert multi.samples == 8 * multi.queries
     assert offline.queries == 1 and offline.value is not None and offline.histogram is None
-    assert offline.value == pytest.approx(offline.samples / offline.seconds, rel=0.5)
+    # Its rate is that of LoadGen's clock, which runs for a part of the seconds in all.
+    assert offline.value >= offline.samples / offline.seconds
+    assert offline.checks.min_duration == (offline.samples / offline.value >= 0.5)
     assert done.exit_code == (0 if all(one.valid for one in found.scenarios) else 3)
 
 
 def test_the_server_keeps_a_rate_that_is_easy_and_not_one_that_is_not(bundle: Path) -> None:
     _needs_loadgen()
-    found = bench(bundle, scenarios=["Server"], slo=2.0, rate=2000.0, min_duration=0.5, threads=1)
+    # LoadGen sends them when they are due; a busy machine may take much longer to answer them.
+    found = bench(bundle, scenarios=["Server"], slo=100.0, rate=2000.0, min_duration=0.5, threads=1)
     (one,) = found.scenarios
     assert one.valid and one.slo_kept and one.rate == 2000 and one.checks.latency
     found = bench(bundle, scenarios=["Server"], slo=1e-6, rate=2000.0, min_duration=0.5, threads=1)

@@ -268,5 +268,5 @@ def test_a_budget_cuts_examples_and_launches_and_says_so(network: Network, tmp_p
 def test_more_budget_than_needed_changes_nothing(network: Network, examples: Path) -> None:
     a, b = network("a.onnx"), network("b.onnx", noise=0.3)
     free = compare(a, b, examples, launches=0)
-    found = compare(a, b, examples, launches=0, budget="5m")
+    found = compare(a, b, examples, launches=0, budget="10h")
     assert found == free

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from strop.measure import Subject
 from strop.records import Placement, SessionSpec, Signature, TensorSpec
 
 
@@ -12,6 +14,22 @@ from strop.records import Placement, SessionSpec, Signature, TensorSpec
 def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children find ``fakes`` first on the path that they are given."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.fixture
+def hangs_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions that are to hang are given up after a second.
+
+    Others have minutes as ever, as starting a process takes some time on a busy machine.
+    """
+    make = Subject.__init__
+
+    def made(self: Subject, name: str, spec: SessionSpec, *given: Any, **options: Any) -> None:
+        make(self, name, spec, *given, **options)
+        if "hang_at" in spec.options:
+            self._patience = 1.0
+
+    monkeypatch.setattr(Subject, "__init__", made)
 
 
 @pytest.fixture

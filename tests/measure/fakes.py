@@ -6,7 +6,9 @@ import os
 import struct
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -16,7 +18,40 @@ from strop.records import SessionSpec
 
 def load(spec, payload, inputs):
     parsed = SessionSpec.from_dict(spec)
-    tasks.hold(FakeSession(parsed, payload), inputs)
+    session = FakeSession(parsed, payload)
+    if session.clock is not None:
+        tasks.perf_counter_ns = session.clock.now
+        import_module("strop.measure.meter").time = SimpleNamespace(
+            perf_counter_ns=session.clock.now, process_time_ns=time.process_time_ns
+        )
+    tasks.hold(session, inputs)
+
+
+class Clock:
+    """Goes on by what calls are said to take alone, in each thread for itself.
+
+    Calls that run at once so take as long as one of them; a busy machine changes nothing.
+    """
+
+    def __init__(self):
+        self._latest = 0
+        self._threads = {}
+
+    def now(self):
+        """Nanoseconds; of the first thread those of whichever came the furthest."""
+        if threading.current_thread() is threading.main_thread():
+            self._latest = max(self._latest, *self._threads.values(), 0)
+            self._threads.clear()
+            return self._latest
+        return self._threads.setdefault(threading.get_ident(), self._latest)
+
+    def take(self, seconds):
+        """Let a call last so long in this thread."""
+        after = self.now() + round(seconds * 1e9)
+        if threading.current_thread() is threading.main_thread():
+            self._latest = after
+        else:
+            self._threads[threading.get_ident()] = after
 
 
 class FakeSession:
@@ -26,6 +61,7 @@ class FakeSession:
         self.signature = spec.signature
         self.options = spec.options
         self.thread_safe = not self.options.get("single_threaded")
+        self.clock = Clock() if "takes" in self.options else None
         self.calls = 0
         self.kept = []
         if path := self.options.get("environment"):
@@ -52,7 +88,10 @@ class FakeSession:
             raise ValueError("the call failed")
         if self.calls == self.options.get("hang_at"):
             threading.Event().wait()
-        time.sleep(self.options.get("sleep", 0.0005))
+        if self.clock is not None:
+            self.clock.take(self.options["takes"])
+        else:
+            time.sleep(self.options.get("sleep", 0.0005))
         return {"x": arrays["x"]}
 
 

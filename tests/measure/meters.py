@@ -27,6 +27,7 @@ class SpendingSession:
         self.options = spec.options
 
     def run(self, arrays):
+        begin = time.process_time()
         threads = [
             threading.Thread(target=_burn, args=(self.options.get("burn", 0.0),))
             for _ in range(self.options.get("burners", 0))
@@ -38,6 +39,9 @@ class SpendingSession:
         time.sleep(self.options.get("sleep", 0.0))
         if root := self.options.get("powercap"):
             _count(Path(root), self.options["microjoules"])
+        if path := self.options.get("spent"):
+            with Path(path).open("a") as file:
+                file.write(f"{begin!r} {time.process_time()!r}\n")
         return {"x": arrays["x"]}
 
 

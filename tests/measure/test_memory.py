@@ -24,7 +24,7 @@ def test_an_allocation_is_seen(fake, inputs) -> None:
 def test_failures_are_told(fake, inputs) -> None:
     with pytest.raises(ChildFailed, match="broken"):
         peak(fake(fail_to_load=True), inputs, conditions=FAKE)
-    greedy = fake(allocate=400_000_000, sleep=0.2)
+    greedy = fake(allocate=400_000_000, sleep=60)  # it is watched now and then only
     with pytest.raises(ChildOutOfMemory):
         peak(greedy, inputs, conditions=replace(FAKE, memory_limit=250_000_000))
 

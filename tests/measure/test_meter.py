@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from strop.measure import (
@@ -36,14 +37,21 @@ def powercap(tmp_path: Path) -> Path:
     return root
 
 
-def test_cpu_seconds_are_those_of_all_threads(fake, inputs) -> None:
-    burn = 0.01
-    with Subject("one", fake(burn=burn, burners=2), inputs, conditions=SPENDING) as subject:
+def test_cpu_seconds_are_those_of_all_threads(fake, inputs, tmp_path) -> None:
+    burn, spent = 0.01, tmp_path / "spent"
+    spec = fake(burn=burn, burners=2, spent=str(spent))
+    with Subject("one", spec, inputs, conditions=SPENDING) as subject:
         subject.load()
         sample = subject.sample(0.1)
+        subject.run(1)
     assert sample.used.calls == len(sample.times)
-    each = sample.used.cpu_seconds / sample.used.calls
-    assert 2 * burn <= each < 4 * burn
+    assert sample.used.cpu_seconds >= 2 * burn * sample.used.calls
+    # By the session's own reading of the process's clock, when calls began and when they ended:
+    # the timed calls, one after them, and perhaps one before them.
+    *before, (_, over) = [(0.0, 0.0), *np.loadtxt(spent)[: -sample.used.calls - 1]]
+    timed, (beyond, _) = np.loadtxt(spent)[-sample.used.calls - 1 : -1], np.loadtxt(spent)[-1]
+    assert len(before) <= 1
+    assert timed[-1, 1] - timed[0, 0] <= sample.used.cpu_seconds <= beyond - over
     assert sample.used.joules is None
     assert sample.used.seconds >= sample.times.sum()
 
@@ -84,7 +92,14 @@ def test_pairs_tell_what_each_side_used(fake, inputs) -> None:
     assert [used.calls for used in timing.a_used] == calls
     found = saving(timing.a_used, timing.b_used, "original")
     assert found is not None and found.kind == "estimated" and found.launches == 2
-    assert 2 < found.ratio.estimate < 4.5
+    for usages, burn in ((timing.a_used, 0.012), (timing.b_used, 0.003)):
+        assert all(used.cpu_seconds >= burn * used.calls for used in usages)
+    each = [
+        [used.cpu_seconds / used.calls for used in usages]
+        for usages in (timing.a_used, timing.b_used)
+    ]
+    ratio = np.exp(np.mean(np.log(each[0]) - np.log(each[1])))
+    assert found.ratio.estimate == pytest.approx(ratio)
 
 
 def test_the_arena_keeps_a_usage_a_round(fake, inputs) -> None:

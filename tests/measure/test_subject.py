@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from strop.measure import Conditions, Subject, batch_size, granted_cpus
+from strop.measure.subject import Warmth
 from strop.workers import ChildDied, ChildFailed, ChildTimeout
 
 FAKE = Conditions(loader="fakes:load")
@@ -24,7 +25,9 @@ def test_it_makes_no_progress_while_nobody_times_it(fake, inputs, tmp_path) -> N
         subject.load()
         before = path.stat().st_size
         assert _size_after(path, 0.2) == before
-        subject.block(0.2)
+        end = time.monotonic() + 60
+        while path.stat().st_size == before and time.monotonic() < end:
+            subject.block(0.2)
         after = path.stat().st_size
         assert after > before
         assert _size_after(path, 0.2) == after
@@ -40,12 +43,11 @@ def test_a_block_lasts_as_long_and_as_many_calls_as_asked(fake, inputs) -> None:
 
 
 def test_warming_up_is_bounded_and_says_whether_it_settled(fake, inputs) -> None:
-    with Subject("one", fake(sleep=0.001), inputs, conditions=FAKE) as subject:
+    with Subject("one", fake(takes=0.001), inputs, conditions=FAKE) as subject:
         subject.load()
-        warmth = subject.warm(30.0)
-        assert warmth.settled and warmth.calls >= 15 and warmth.seconds >= 0.001
-        hurried = subject.warm(0.0)
-        assert hurried.calls == 1 and not hurried.settled and hurried.seconds > 0
+        # Three windows of 20 ms: two were no faster than the one before them.
+        assert subject.warm(30.0) == Warmth(calls=60, seconds=0.001, settled=True)
+        assert subject.warm(0.0) == Warmth(calls=1, seconds=0.001, settled=False)
 
 
 def test_it_is_pinned_and_told_its_threads(fake, inputs, tmp_path) -> None:
@@ -84,7 +86,7 @@ def test_a_crash_and_a_hang_end_it(fake, inputs) -> None:
         with pytest.raises(ChildDied, match="SIGABRT"):
             subject.block(0.0)
         assert not subject.alive
-    with Subject("two", fake(hang_at=1), inputs, conditions=replace(FAKE, patience=60)) as subject:
+    with Subject("two", fake(hang_at=1), inputs, conditions=FAKE) as subject:
         subject.load()  # may take long on a busy machine
         subject._patience = 0.2
         with pytest.raises(ChildTimeout):

@@ -13,6 +13,7 @@ import pytest
 
 import strop
 from strop.errors import InputError
+from strop.measure import PairTiming
 from strop.records import Result
 from strop.search import Outcome, Request, optimize
 from strop.workers import Pool
@@ -124,7 +125,7 @@ def test_bad_input_leaves_nothing_behind(model: Path, data: Path, tmp_path: Path
     np.savez(alike, **{name: np.repeat(array[:1], 60, axis=0) for name, array in given.items()})
     metric = tmp_path / "metric.py"
     metric.write_text("def fn(outputs, target):\n    raise RuntimeError('no such luck')\n")
-    good = {"model": model, "data": data, "within": "1%", "output": output, "budget": "20s"}
+    good = {"model": model, "data": data, "within": "1%", "output": output, "budget": BUDGET}
     cases: list[tuple[dict[str, object], str]] = [
         ({"model": truncated}, "half.onnx"),
         ({"model": tmp_path / "absent.onnx"}, "absent.onnx"),
@@ -157,7 +158,7 @@ def test_an_output_folder_of_somebody_else_is_refused(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="has not written"):
-        optimize(Request(model=model, data=data, within="1%", output=tmp_path, budget="20s"))
+        optimize(Request(model=model, data=data, within="1%", output=tmp_path, budget=BUDGET))
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
@@ -203,6 +204,34 @@ def test_a_killed_search_is_resumed_without_repeating_its_trials(
     after = _trials(journal)
     assert after[: len(before)] == before
     assert len({number for number, _ in after}) == len(after)
+
+
+def test_a_machine_too_slow_for_any_final_timing_still_gets_an_answer(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> PairTiming:
+        return PairTiming(np.array([]), (), (), (), batch=1, shortened=True, settled=True)
+
+    shorten(monkeypatch, patience=1)
+    monkeypatch.setattr("strop.search.retiming.pair", none)
+    found = optimize(
+        Request(
+            model=model,
+            data=data,
+            within="3%",
+            output=tmp_path / "out",
+            budget=BUDGET,
+            engines=["onnxruntime"],
+            techniques=[],
+        )
+    )
+    result = found.result
+    assert result.status == "unimproved"
+    assert any("no launch ended within" in line for line in result.warnings)
+    assert result.delivered.evidence.speedups == () == result.delivered.evidence.latency
+    assert [it for it in strop.bundle.recompute(found.bundle) if it.agrees is False] == []
+    with strop.load(found.bundle) as bundle:
+        assert bundle(pixels=fitted()[1][:2])["logits"].shape == (2, 10)
 
 
 def _trials(journal: Path) -> list[tuple[int, str]]:

@@ -95,7 +95,7 @@ def request(files: Path, output: Path, **changes: object) -> Request:
         "within": "5%",
         "output": output,
         "budget": BUDGET,
-        "train_budget": "9s",
+        "train_budget": "2h",  # it ends when it is done, after a few seconds of a free machine
         "engines": ["onnxruntime"],
         "techniques": ["distil", "int8-dynamic"],
         "threads": 1,
@@ -204,13 +204,14 @@ def test_a_student_is_code_that_runs_only_when_told_to(files: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a whole search, on whatever else the machine does
 def test_training_goes_on_after_a_kill(files: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of training; the next run finds the checkpoint and goes on."""
     environment = {**os.environ, "STROP_CACHE": str(tmp_path / "cache"), "PAUSE": "0.02"}
     command = [
         *(sys.executable, "-c", "from strop.cli import main; main()", "optimize"),
         *(f"{files / 'net.py'}:build", "--trust", "--data", str(files / "test.npz")),
-        *("--train", str(files / "train.npz"), "--within", "5%", "--budget", "150s"),
+        *("--train", str(files / "train.npz"), "--within", "5%", "--budget", BUDGET),
         *("--train-budget", "60s", "--technique", "distil", "--engine", "onnxruntime"),
         *(
             "--student",
@@ -225,7 +226,7 @@ def test_training_goes_on_after_a_kill(files: Path, tmp_path: Path) -> None:
         command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
     )
     kept = tmp_path / "cache" / ".kept"
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 600
     while not (found := list(kept.glob("*/distil/checkpoint/progress.json"))):
         assert time.monotonic() < deadline and first.poll() is None, "no checkpoint came"
         time.sleep(0.05)
@@ -238,7 +239,6 @@ def test_training_goes_on_after_a_kill(files: Path, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
         check=False,
     )
     assert second.returncode in (0, 3), second.stderr

@@ -46,7 +46,7 @@ def made(*cells: Cell, **more: Any) -> Matrix:
 
 def test_a_folder_runs_on_each_engine_and_a_damaged_file_says_so(model: Path) -> None:
     (model.parent.parent / "broken.onnx").write_bytes(b"no model")
-    found = matrix([model.parent.parent], engines=["onnxruntime", "torch"], timeout=120)
+    found = matrix([model.parent.parent], engines=["onnxruntime", "torch"], timeout=250)
     broken, linear = found.rows
     assert broken.model == "broken" and broken.reason and broken.cells == ()
     assert linear.model == "linear" and linear.examples == "data.npz"
@@ -135,7 +135,7 @@ def test_a_model_whose_answers_never_change_is_no_test(tmp_path: Path) -> None:
         zeros = np.zeros_like(onnx.numpy_helper.to_array(constant))
         constant.CopyFrom(onnx.numpy_helper.from_array(zeros, constant.name))
     onnx.save(proto, tmp_path / "zeros.onnx")
-    found = matrix([tmp_path / "zeros.onnx"], engines=["onnxruntime"], timeout=120)
+    found = matrix([tmp_path / "zeros.onnx"], engines=["onnxruntime"], timeout=250)
     (cell,) = found.rows[0].cells
     assert found.rows[0].alike and cell.outcome == "runs" and "nothing to compare" in cell.reason
     assert found.holds
@@ -152,7 +152,7 @@ def test_an_engine_that_dies_or_hangs_has_failed_and_the_rest_goes_on(
         return real(who, job, *rest, **params)
 
     monkeypatch.setattr(module, "_call", call)
-    found = matrix([model], engines=["torch", "onnxruntime"], timeout=120)
+    found = matrix([model], engines=["torch", "onnxruntime"], timeout=250)
     failed, fine = found.rows[0].cells
     assert failed.outcome == "failed" and failed.reason == "it was too slow with artifact"
     assert fine.outcome == "parity"
@@ -165,7 +165,7 @@ def test_what_is_not_installed_is_absent_and_starts_no_child(
     reason = "run: pip install it"
     one = engines.get("torch")
     monkeypatch.setattr(type(one), "available", lambda self: Applicability.no(reason))
-    found = matrix([model], engines=["torch"], timeout=120)
+    found = matrix([model], engines=["torch"], timeout=250)
     assert found.rows[0].cells == (Cell(engine="torch", outcome="absent", reason=reason),)
     assert found.holds
 

@@ -18,6 +18,12 @@ def _handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def _grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that ends may take as long as a busy machine lets it."""
+    monkeypatch.setattr("strop.workers.child._GRACE", 100.0)
+
+
 @pytest.fixture
 def child() -> Iterator[Child]:
     with Child(name="test") as child:
