@@ -53,7 +53,7 @@ def nncf_qat(images: Tensor, labels: Tensor, folder: Path, seconds: float) -> tu
     path = folder / "nncf-qat.onnx"
     quantised = nncf.strip(quantised.cpu().eval(), example_input=images[:2])
     export(quantised, images[:2], path, dynamo=False)
-    return path, f"NNCF {nncf.__version__} QAT, ONNX Runtime"
+    return path, f"NNCF {nncf.__version__} QAT, OpenVINO"
 
 
 def torch_pruning(

@@ -24,8 +24,9 @@ Where fewer can be had, each gets more."""
 _HOPELESS = 4.0  # tolerances: more than what a lossy step after it would explain
 _OVERHEAD = 1.15
 _EXPORT_SECONDS = 20.0
-_CUT_SHORT = 0.8
-"""Of its share: training that took less ended because it was done."""
+_CUT_SHORT = 0.6
+"""Of its share: training that took less ended because it was done. A run that used its time up
+leaves a quarter and more, as its first steps, on which it planned, waited for the teacher."""
 _SECONDS = "seconds"  # what a step that goes on with another's training says, and no other
 _REST, _LEAST_REST = 0.6, 0.25
 """Of the race's time left, for training on (what follows the step has to be tried as well); and
