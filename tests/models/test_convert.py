@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,14 @@ def test_a_comma_in_a_path_is_no_end_of_it(save, tmp_path):
     assert to_openvino(model, tmp_path / "converted").forms.keys() == {"openvino"}
     named = tflite.write(graphs.linear(), tmp_path / "c,d" / "net,2.tflite")
     assert [port.get_any_name() for port in read_network(named).inputs] == ["main_input.1"]
+
+
+def test_the_root_logger_stays_as_it_was(save):
+    pytest.importorskip("openvino", reason="needs the openvino extra")
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
+    read_network(save("g (float[N] x) => (float[N] y) { y = Relu(x) }"))
+    assert (root.level, root.filters, root.handlers) == before
 
 
 def test_weights_keep_their_precision(save, tmp_path):

@@ -6,10 +6,15 @@ import io
 import json
 import logging
 
+import pytest
+
 from strop.serve.logs import Log, records_in
 
 
-def test_warnings_and_errors_of_modules_are_events_like_all_others() -> None:
+def test_warnings_and_errors_of_modules_are_events_like_all_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)  # whatever the libraries of earlier tests made of it
     stream = io.StringIO()
     said = logging.getLogger("strop.serve")
     with records_in(Log(stream, plain=False)):

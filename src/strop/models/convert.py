@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +61,18 @@ def read_network(path: Path) -> Any:
     quiet_telemetry()
     import openvino
 
-    if "," not in str(path):
-        return openvino.convert_model(str(path))
-    # It splits the path at commas, and takes the first part for the model.
-    with tempfile.TemporaryDirectory(prefix="strop-") as folder:
-        link = Path(folder) / "model"
-        if "," in path.name:
-            link = link.with_suffix(path.suffix)
-            link.symlink_to(path.resolve())
-            return openvino.convert_model(str(link))
-        link.symlink_to(path.parent.resolve())  # external data lie beside the file
-        return openvino.convert_model(str(link / path.name))
+    with _logging_kept():
+        if "," not in str(path):
+            return openvino.convert_model(str(path))
+        # It splits the path at commas, and takes the first part for the model.
+        with tempfile.TemporaryDirectory(prefix="strop-") as folder:
+            link = Path(folder) / "model"
+            if "," in path.name:
+                link = link.with_suffix(path.suffix)
+                link.symlink_to(path.resolve())
+                return openvino.convert_model(str(link))
+            link.symlink_to(path.parent.resolve())  # external data lie beside the file
+            return openvino.convert_model(str(link / path.name))
 
 
 def save_ir(network: Any, signature: Signature, workdir: Path) -> None:
@@ -87,6 +91,21 @@ def save_ir(network: Any, signature: Signature, workdir: Path) -> None:
     path = workdir / "openvino" / "model.xml"
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(network, str(path), compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo what OpenVINO's converter does to the root logger, which is the user's.
+
+    It raises its level, so that nobody's warnings are logged from then on, and adds a handler.
+    """
+    root = logging.getLogger()
+    before = root.level, list(root.filters), list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(before[0])
+        root.filters[:], root.handlers[:] = before[1:]
 
 
 def _set_names(ports: Any, names: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from strop.data import Dataset
 from strop.engines import quiet_telemetry
 from strop.errors import MissingExtra, NotApplicable, StropError
 from strop.models import graph
-from strop.models.convert import number_nodes
+from strop.models.convert import number_nodes, read_network
 from strop.models.model import Model
 from strop.records import Applicability, Choice, Signature, Space, Target
 from strop.techniques._base import Context, Technique
@@ -108,7 +108,7 @@ class NNCFINT8(Technique):
             with _silence():
                 # Not Core.read_model, which leaves biases behind a computed Reshape, where NNCF
                 # finds none to correct.
-                network = openvino.convert_model(model.forms["onnx"])
+                network = read_network(model.forms["onnx"])
                 quantised = nncf.quantize(
                     network,
                     nncf.Dataset(items),
