@@ -182,6 +182,21 @@ def test_an_engine_that_cannot_run_does_not_use_up_the_search() -> None:
     assert sum(failed[:last]) <= 4, "two of each of its two settings, and the others come first"
 
 
+def test_a_precision_that_is_too_lossy_by_itself_comes_last() -> None:
+    space, strategy = synthetic_space(), strategies.get("evidence")
+    history: list[Trial] = []
+    while (recipe := strategy.propose(space, history, tolerance=TOLERANCE, seed=0)) is not None:
+        ratio, drop = truth(recipe)
+        if recipe.deploy.options.get("precision") == "bf16":
+            drop += 2 * TOLERANCE
+        history.append(scored(len(history), recipe, ratio, drop))
+    lossy = [trial.recipe.deploy.options.get("precision") == "bf16" for trial in history]
+    plain = next(n for n, trial in enumerate(history) if lossy[n] and not trial.recipe.steps)
+    last = max(number for number, one in enumerate(lossy) if not one)
+    assert len(history) == len(space.recipes)
+    assert not any(lossy[plain + 1 : last])
+
+
 def test_what_is_built_is_worth_trying_on_the_other_engine_before_building_another() -> None:
     space = synthetic_space()
     wanted = {"onnxruntime": {"graph": "all"}, "openvino": {"precision": "f32"}}

@@ -78,7 +78,7 @@ class EvidenceOrder(Strategy):
     def propose(
         self, space: JointSpace, history: Sequence[Trial], *, tolerance: float, seed: int
     ) -> Recipe | None:
-        left = _hopeful(space.untried(history), history)
+        left = _hopeful(space.untried(history), history, tolerance)
         if not left:
             return None
         opening = _opening(space, left) or _first_of_start(left, history)
@@ -116,17 +116,29 @@ class EvidenceOrder(Strategy):
         return left[int(np.argmax(scores))]
 
 
-def _hopeful(left: Sequence[Recipe], history: Sequence[Trial]) -> Sequence[Recipe]:
-    """Those whose engine has run so, or has not failed so often enough; all where none is left.
+def _hopeful(
+    left: Sequence[Recipe], history: Sequence[Trial], tolerance: float
+) -> Sequence[Recipe]:
+    """Those whose engine, with its options, is not known to spoil them; all where none is left.
 
-    A provider may load, and fail at each of its runs: what that takes is kept for the others.
+    A provider may load, and fail at each of its runs: what that takes is kept for the others. A
+    precision that is outside the tolerance by itself is no place for a network of which the
+    layers that lose most are kept in float.
     """
     ran: dict[tuple[str, str], list[bool]] = {}
     for trial in history:
         if trial.failed_step is None:
             ran.setdefault(_place(trial.recipe), []).append(trial.status != "failed")
-    dead = {place for place, runs in ran.items() if len(runs) >= _TRIES and not any(runs)}
-    return [recipe for recipe in left if _place(recipe) not in dead] or left
+    spoilt = {place for place, runs in ran.items() if len(runs) >= _TRIES and not any(runs)}
+    spoilt |= {
+        _place(trial.recipe)
+        for trial in history
+        if not trial.recipe.steps
+        and not trial.recipe.start
+        and (quality := trial.evidence.search_quality) is not None
+        and quality.drop.low > tolerance
+    }
+    return [recipe for recipe in left if _place(recipe) not in spoilt] or left
 
 
 def _place(recipe: Recipe) -> tuple[str, str]:
