@@ -150,6 +150,8 @@ def ablation(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
             rivals = [name for name in names if name in fair]
             if rivals:
                 lines.append(_ahead(fair, title, rivals))
+    if missing := [name for name in ALONE if name not in pieces]:
+        lines += ["", f"Not measured alone with this code: {', '.join(missing)}."]
     if any(name in pieces for name in HANDMADE):
         lines += [
             "",
