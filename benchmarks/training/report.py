@@ -150,6 +150,9 @@ def ablation(pieces: Mapping[str, Mapping[str, Any]]) -> list[str]:
             rivals = [name for name in names if name in fair]
             if rivals:
                 lines.append(_ahead(fair, title, rivals))
+    together = fair.get("joint", {}).get("timed_with", list(pieces))
+    if apart := [name for name in pieces if name not in together]:
+        lines += ["", f"Timed in an earlier run than the rest: {', '.join(apart)}."]
     if missing := [name for name in ALONE if name not in pieces]:
         lines += ["", f"Not measured alone with this code: {', '.join(missing)}."]
     if any(name in pieces for name in HANDMADE):

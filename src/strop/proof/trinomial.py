@@ -24,7 +24,13 @@ from strop.proof.binomial import (
     clopper_pearson,
     clopper_pearson_ends,
 )
-from strop.proof.distributions import binomial_cdf, binomial_pmf, normal_quantile, staircase_cdf
+from strop.proof.distributions import (
+    Floats,
+    binomial_cdf,
+    binomial_pmf,
+    normal_quantile,
+    staircase_cdf,
+)
 
 GAMMA = 1e-3
 """Probability that ``p01`` lies outside its interval; added to the p-value."""
@@ -44,7 +50,6 @@ _LEAST_GRID = 400  # and at least this many, as for few examples a step is a wid
 _CRITICAL_STEP = 4e-4  # precision of critical values of z before close calls are decided
 _TIE = 1e-9  # statistics this close count as equal, towards the larger p-value
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
