@@ -143,8 +143,9 @@ def test_few_trained_steps_get_more_of_the_time_each() -> None:
     assert shares(space(recipe(INT8))) == 1
 
 
-def cut_short(purse: Purse, steps: tuple[Step, ...], seconds: float = 100.0) -> None:
-    purse.note(trial(recipe(*steps), seconds={"train": seconds}), 0.01)
+def cut_short(purse: Purse, steps: tuple[Step, ...], *stopped: str) -> None:
+    why = stopped or ("time",) * len(steps)
+    purse.note(trial(recipe(*steps), seconds={"train": 50.0}, stopped=why), 0.01)
 
 
 PARAMS = {"transfer": "features", "temperature": 2.0, "labels": 0.1, "rows": "all"}
@@ -156,7 +157,7 @@ def test_time_that_nothing_else_wants_teaches_a_student_on_that_was_cut_short() 
     everything = space(recipe(INT8), recipe(NARROW), recipe(NARROW, INT8), recipe(B))
     assert not purse.taught_on(everything, 1e6).recipes
     cut_short(purse, (NARROW,))
-    cut_short(purse, (B,), seconds=30.0)  # that one ended because it was done
+    cut_short(purse, (B,), "early")  # that one ended because it was done
     alone, quantised = purse.taught_on(everything, 120.0).recipes
     more = alone.steps[1]
     assert alone == recipe(NARROW, more) and quantised == recipe(NARROW, more, INT8)
@@ -172,7 +173,7 @@ def test_a_student_is_taught_on_once_and_what_follows_it_is_free() -> None:
     everything = space(recipe(NARROW), recipe(NARROW, INT8))
     cut_short(purse, (NARROW,))
     more = purse.taught_on(everything, 120.0).recipes[0].steps[1]
-    cut_short(purse, (NARROW, more), seconds=60.0)
+    cut_short(purse, (NARROW, more))
     left = purse.taught_on(everything, 30.0).recipes
     assert left == (recipe(NARROW, more), recipe(NARROW, more, INT8))
     assert purse.taught_on(everything, 500.0).recipes == left, "not again with other seconds"
@@ -182,9 +183,19 @@ def test_what_leaves_no_network_to_teach_is_not_taught_on() -> None:
     purse = Purse(300.0)
     qat = Step(technique="qat", params={})
     cut_short(purse, (qat,))
-    cut_short(purse, (NARROW, qat), seconds=200.0)
+    cut_short(purse, (NARROW, qat))
     both = space(recipe(qat), recipe(NARROW, qat), recipe(NARROW))
     assert [it.steps[:-1] for it in purse.taught_on(both, 500.0).recipes] == [(NARROW,)]
+
+
+def test_why_a_step_stopped_is_told_by_any_trial_that_has_it() -> None:
+    purse = Purse(300.0)
+    failed = trial(recipe(NARROW, INT8), status="failed", failed_step=1, stopped=("time",))
+    purse.note(failed, 0.01)
+    assert purse.taught_on(space(recipe(NARROW)), 500.0).recipes
+    both = Purse(300.0)
+    cut_short(both, (NARROW, B), "early", "time")
+    assert not both.taught_on(space(recipe(NARROW)), 500.0).recipes
 
 
 def test_only_techniques_of_the_space_teach_on() -> None:
@@ -214,7 +225,7 @@ def test_a_student_far_outside_the_tolerance_is_not_taught_on() -> None:
         changed=20,
         max_relative_error=0.0,
     )
-    found = trial(recipe(NARROW), evidence=Evidence(search_quality=quality), seconds={"train": 9.9})
+    found = trial(recipe(NARROW), evidence=Evidence(search_quality=quality), stopped=("time",))
     purse.note(found, 0.01)
     assert not purse.taught_on(space(recipe(NARROW)), 500.0).recipes
     other = Purse(30.0)

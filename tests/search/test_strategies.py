@@ -13,6 +13,7 @@ from strop.search import strategies
 from strop.search.space import JointSpace
 
 TOLERANCE = 0.01
+_REACHES = ("wide", "narrow")
 
 
 def synthetic_space() -> JointSpace:
@@ -195,6 +196,39 @@ def test_a_precision_that_is_too_lossy_by_itself_comes_last() -> None:
     last = max(number for number, one in enumerate(lossy) if not one)
     assert len(history) == len(space.recipes)
     assert not any(lossy[plain + 1 : last])
+
+
+def test_what_int8_loses_in_every_layer_moves_the_search_to_layers_in_float() -> None:
+    places = [
+        Deployment(engine="onnxruntime", options={"graph": "all", "spinning": True}),
+        Deployment(engine="onnxruntime", options={"graph": "all", "spinning": False}),
+        Deployment(engine="openvino", options={"precision": "f32"}),
+    ]
+    plain = [Recipe(deploy=place) for place in places]
+    recipes = list(plain)
+    for clean, keep, calibrator, reach in itertools.product(
+        ((), (Step(technique="cleanup"),)), (0.0, 0.05, 0.1, 0.2), ("mse", "minmax"), _REACHES
+    ):
+        params = {"keep_float": keep, "calibrator": calibrator, "reach": reach}
+        steps = (*clean, Step(technique="int8-static", params=params))
+        recipes += [Recipe(steps=steps, deploy=place) for place in places]
+    space = JointSpace(tuple(recipes), frozenset(recipe.id for recipe in plain), ())
+    ratios = {0.0: 2.5, 0.05: 2.3, 0.1: 2.05, 0.2: 1.8}
+    drops = {0.0: 0.022, 0.05: 0.016, 0.1: 0.008, 0.2: 0.007}
+    history: list[Trial] = []
+    kept = None
+    while not kept:
+        recipe = strategies.get("evidence").propose(space, history, tolerance=TOLERANCE, seed=0)
+        assert recipe is not None
+        ratio, drop, kept = 1.0, 0.0, None
+        if recipe.steps:
+            kept = recipe.steps[-1].params["keep_float"]
+            ratio, drop = ratios[kept], drops[kept]
+        new = recipe.steps and all(trial.recipe.steps != recipe.steps for trial in history)
+        seconds = {"build": 30.0 if new else 0.2, "evaluate": 7.0}
+        trial = scored(len(history), recipe, ratio, drop)
+        history.append(trial.model_copy(update={"seconds": seconds}))
+    assert len(history) <= 6, "two engines as they are, and two or three of INT8 all through"
 
 
 def test_what_is_built_is_worth_trying_on_the_other_engine_before_building_another() -> None:

@@ -122,6 +122,8 @@ def test_a_students_recipes_are_trained_once_and_joined_with_the_rest(outcome: O
     ]
     assert len(trained) > 1, "alone, and quantised"
     assert sum("train" in trial.seconds for trial in trained) == 1
+    (why,) = {trial.stopped for trial in trained}
+    assert why in (("done",), ("early",), ("time",))
     assert {trial.recipe.steps[0].params["student"] for trial in trained} == {
         trained[0].recipe.steps[0].params["student"]
     }
@@ -138,8 +140,8 @@ def test_time_that_is_left_teaches_a_student_on(
     shorten(monkeypatch, patience=20)
     settle_speed(monkeypatch, 1.3)
     share(monkeypatch, pool)
-    # It would have gone on, says the purse, although it was done after seconds.
-    monkeypatch.setattr("strop.search.purse._CUT_SHORT", 0.0)
+    # It would have gone on, it says, although it was done after seconds.
+    monkeypatch.setattr("strop.search.builder.why_stopped", lambda technique, meta: "time")
     # However slow the machine: time has to be left when all else has been tried.
     monkeypatch.setattr("strop.search.request.TRAIN_SHARE", 0.05)
     given: dict[str, object] = {

@@ -205,6 +205,34 @@ def test_what_could_make_a_difference_goes_the_ordinary_way(
     scenario()
 
 
+def test_every_answer_is_its_own_though_gates_remember_the_last(
+    clock: Clock, gated: list[bytes]
+) -> None:
+    """The time to wait shrinks, and a particular body may follow or repeat a plain one."""
+
+    @on_a_loop
+    async def scenario() -> None:
+        site = Site()
+        plain_ones = [REQUESTS["json"], REQUESTS["binary"], post(INFER, plain(25.5))]
+        await site.busy(REQUESTS["json"])
+        for request in (*plain_ones, *PARTICULAR.values()):
+            said(site.front, request)  # so that its head is known
+        gated.clear()
+        waits = set()
+        for _ in range(3):
+            for request in plain_ones:
+                for other in (request, *PARTICULAR.values(), request):
+                    answer = said(site.front, other)
+                    assert answer == said(site.ordinary, other)
+                waits.add(answer[1]["retry-after-ms"])
+            clock.now += 0.5
+        assert len(gated) == 3 * 2 * len(plain_ones)
+        assert len(waits) == 3
+        await site.close()
+
+    scenario()
+
+
 def test_the_urgent_are_let_in_while_others_are_turned_away(
     clock: Clock, gated: list[bytes]
 ) -> None:

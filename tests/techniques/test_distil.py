@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from strop import data, engines, models, techniques
+from strop import data, engines, models, techniques, training
 from strop.errors import ModelError, NotApplicable
 from strop.models import graph
 from strop.models.model import Model, ModuleSource
 from strop.models.module_form import ModuleForm, open_module
 from strop.records import SessionSpec, Step
-from strop.techniques import Context
-from strop.techniques.shallow import shallower
+from strop.techniques import Context, distil
+from strop.techniques.shallow import least_needed, shallower
 from strop.testing.targets import target
 
 PARAMS = {"student": "narrow-0.5", "transfer": "none", "temperature": 4.0, "labels": 0.3}
@@ -186,6 +186,59 @@ def test_a_shallow_student_leaves_blocks_out(model, tmp_path) -> None:
     assert accuracy(shallow, tmp_path / "after") > 0.85
 
 
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        return x + self.norm(self.linear(x))
+
+
+class Stack(nn.Module):
+    """Six blocks, of which the third and the fifth do next to nothing, and the last the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.blocks = nn.ModuleList(Layer() for _ in range(6))
+        with torch.no_grad():
+            for place, block in enumerate(self.blocks):
+                block.norm.weight.fill_(1e-3 if place in (2, 4) else 1.0 + place)
+
+    def forward(self, input):
+        for block in self.blocks:
+            input = block(input)
+        return input
+
+
+def test_the_blocks_that_go_are_those_that_change_the_outputs_least() -> None:
+    inputs = {"input": torch.randn(16, 8, generator=torch.Generator().manual_seed(5))}
+    stack = Stack().eval()
+    assert shallower(stack, FORM, inputs, 0.67)["names"] == ["blocks.2", "blocks.4"]
+    (found,) = least_needed(stack, FORM, inputs, ["blocks.2", "blocks.5"], 1, [inputs])
+    assert found == "blocks.2"
+
+
+def test_of_blocks_that_do_as_little_the_later_goes() -> None:
+    stack = Stack().eval()
+    with torch.no_grad():
+        for block in stack.blocks:
+            block.norm.weight.zero_()
+    inputs = {"input": torch.ones(4, 8)}
+    assert shallower(stack, FORM, inputs, 0.5)["names"] == ["blocks.3", "blocks.4", "blocks.5"]
+
+
+def test_blocks_that_cannot_be_missed_are_a_reason() -> None:
+    class Counted(Stack):
+        def forward(self, input):
+            widths = [block.linear.out_features for block in self.blocks]  # a Skip has none
+            return super().forward(input) * len(widths)
+
+    with pytest.raises(NotApplicable, match="does not run when it is smaller"):
+        shallower(Counted().eval(), FORM, {"input": torch.ones(4, 8)}, 0.5)
+
+
 def test_a_student_of_the_users_own(model, tmp_path) -> None:
     file = tmp_path / "small.py"
     file.write_text(
@@ -250,6 +303,27 @@ def test_encoders_are_made_shallower_and_matched_inside(tmp_path) -> None:
     space = list(techniques.get("distil").space(encoder, target()).grid())
     assert space[0]["student"] == "shallow-0.5"
     assert {params["transfer"] for params in space} == {"features"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "student", "highest"),
+    [(True, "shallow-0.5", 1e-3), (False, "shallow-0.5", 1e-2), (True, "small.py:make#1", 1e-2)],
+)
+def test_what_was_pretrained_is_taught_at_lower_rates(
+    model, tmp_path, monkeypatch, encoder, student, highest
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def note(*given, settings, **more):
+        raise Asked(settings.rates)
+
+    monkeypatch.setattr(distil, "_is_encoder", lambda model: encoder)
+    monkeypatch.setattr(distil.Distillation, "_student", lambda *given: (nn.Linear(1, 1), []))
+    monkeypatch.setattr(training, "train", note)
+    with pytest.raises(Asked) as asked:
+        apply(model, tmp_path / "out", params={**PARAMS, "student": student})
+    assert max(asked.value.args[0]) == highest
 
 
 def test_it_says_what_it_cannot_do(model, tmp_path) -> None:

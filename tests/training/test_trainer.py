@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from torch import nn
 
 from strop.errors import NotApplicable
 from strop.training import TrainSettings as Settings
-from strop.training import train
+from strop.training import schedule, train
 from strop.training.checkpoint import load
+from strop.training.course import Course, Pace
 from strop.training.judge import Judge
 from strop.training.losses import IGNORED
 from strop.training.stepper import Stepper
@@ -174,6 +176,56 @@ def test_time_is_kept_and_the_schedule_ends_within_it(teacher, tmp_path, ticking
     assert progress.step == report.steps and progress.total <= report.steps + 40
 
 
+def test_a_teacher_that_is_waited_for_once_leaves_no_time_unused(
+    teacher, tmp_path, monkeypatch
+) -> None:
+    """A clock that goes on by 3 s at each batch of the teacher's, and by 1 s at each step."""
+    now, rates = 0.0, []
+    backward, factor = Stepper._backward, schedule.factor
+
+    def advance(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def step(self: Stepper, *given) -> float:
+        advance(1.0)
+        return backward(self, *given)
+
+    def watched(progress: float) -> float:
+        rates.append(factor(progress))
+        return rates[-1]
+
+    slow = copy.deepcopy(teacher)
+    slow.register_forward_hook(lambda *_: advance(3.0))
+    monkeypatch.setattr("strop.training.clock.time.monotonic", lambda: now)
+    monkeypatch.setattr(Stepper, "_backward", step)
+    monkeypatch.setattr(schedule, "factor", watched)
+    settings = TrainSettings(
+        seconds=600, epochs=1e6, batch=64, least_batch=64, lr=1e-3, patience=None
+    )
+    report = run(student(), slow, arrays(2000, 1), tmp_path, settings)
+    assert report.stopped == "time"
+    assert 0.95 * 600 <= report.seconds <= 600
+    assert report.steps > 400, "of these, 28 waited for the teacher"
+    warm = rates.index(max(rates))
+    assert rates[warm:] == sorted(rates[warm:], reverse=True), "once it falls, it never rises"
+    assert rates[-1] < 0.01
+
+
+def test_steps_that_wait_for_the_teacher_are_reckoned_as_such() -> None:
+    course = SimpleNamespace(
+        clock=SimpleNamespace(left=100.0), epochs=SimpleNamespace(steps=10), most=1000
+    )
+    pace = Pace(first=4.0, later=1.0)
+    assert Course.affordable(course, pace) == 10 + 60
+    assert Course.affordable(course, pace, 9) == 9 + 1 + 96
+    assert Course.affordable(course, pace, 50) == 150
+    course.clock.left = 20.0
+    assert Course.affordable(course, pace) == 5
+    course.clock.left = None
+    assert Course.affordable(course, pace) == 1000
+
+
 def _identity(folder):
     return json.loads((folder / "checkpoint" / "progress.json").read_text())["identity"]
 
@@ -224,7 +276,7 @@ def test_a_budget_that_the_plan_used_up_is_refused_too(teacher, tmp_path, monkey
 
     monkeypatch.setattr("strop.training.clock.time.monotonic", lambda: now)
     monkeypatch.setattr("strop.training.plan._find_rate", slow)
-    monkeypatch.setattr("strop.training.plan._pace", lambda course: 0.1)
+    monkeypatch.setattr("strop.training.plan._pace", lambda course: Pace(0.1, 0.1))
     settings = TrainSettings(seconds=100, batch=64)
     with pytest.raises(NotApplicable, match="100 s are too short to train"):
         run(student(), teacher, arrays(2000, 1), tmp_path, settings)

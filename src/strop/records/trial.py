@@ -37,6 +37,9 @@ class Trial(Record):
         Digest of what was built: two recipes with the same artefact are one candidate.
     seconds
         Wall seconds by stage.
+    stopped
+        Why the training of each of its trained steps ended, in their order: ``done``, ``early`` or
+        ``time``, empty where the technique does not tell; fewer where it came no further.
     """
 
     number: int
@@ -49,3 +52,4 @@ class Trial(Record):
     artifact_digest: str | None = None
     evidence: Evidence = Evidence()
     seconds: dict[str, float] = Field(default_factory=dict)
+    stopped: tuple[str, ...] = ()

@@ -31,6 +31,8 @@ class Built:
         The directory that holds the artefact and everything it needs.
     digest
         Of that directory's content: equal artefacts are one candidate.
+    stopped
+        Why the training of each trained step ended (`strop.records.Trial`).
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class Built:
     spec: SessionSpec
     folder: Path
     digest: str
+    stopped: tuple[str, ...] = ()
 
 
 class StepFailed(StropError):
@@ -47,11 +50,14 @@ class StepFailed(StropError):
     ----------
     index
         Which step of the recipe it was.
+    stopped
+        Why the training of each step before it ended.
     """
 
-    def __init__(self, index: int, error: StropError) -> None:
+    def __init__(self, index: int, error: StropError, stopped: tuple[str, ...] = ()) -> None:
         super().__init__(reason_of(error))
         self.index = index
+        self.stopped = stopped
 
 
 def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None) -> Built:
@@ -65,11 +71,14 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
         The engine could not build it.
     """
     model, payload = workspace.start_of(recipe)
+    stopped: tuple[str, ...] = ()
     for index, step in enumerate(recipe.steps):
         try:
             model = _apply(workspace, model, payload, step, recipe.seed, timeout)
         except StropError as error:
-            raise StepFailed(index, error) from error
+            raise StepFailed(index, error, stopped) from error
+        if "train" in techniques.get(step.technique).roles:
+            stopped = (*stopped, why_stopped(step.technique, model.meta))
     engine = engines.get(recipe.deploy.engine)
     folder = workspace.cache.get(
         {
@@ -95,7 +104,25 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
             streams=recipe.deploy.streams,
         ),
     )
-    return Built(recipe, model, spec, folder / "artifact", digest_of_tree(folder / "artifact"))
+    digest = digest_of_tree(folder / "artifact")
+    return Built(recipe, model, spec, folder / "artifact", digest, stopped)
+
+
+def why_stopped(technique: str, meta: Mapping[str, Any]) -> str:
+    """Why the training that a technique told of in a model's ``meta`` ended; empty if it did not.
+
+    Of several runs the last counts: it is the one that left the network.
+
+    Examples
+    --------
+    >>> why_stopped("qat", {"qat": {"steps": 80, "stopped": "early"}})
+    'early'
+    >>> why_stopped("prune", {"prune": {"recovery": [{"stopped": "done"}, {"stopped": "time"}]}})
+    'time'
+    """
+    told = meta.get(technique) or {}
+    last = (told.get("recovery") or [told])[-1]
+    return str(last.get("stopped") or "")
 
 
 def operator_counts(model: Model) -> dict[str, Any]:

@@ -24,9 +24,7 @@ Where fewer can be had, each gets more."""
 _HOPELESS = 4.0  # tolerances: more than what a lossy step after it would explain
 _OVERHEAD = 1.15
 _EXPORT_SECONDS = 20.0
-_CUT_SHORT = 0.6
-"""Of its share: training that took less ended because it was done. A run that used its time up
-leaves a quarter and more, as its first steps, on which it planned, waited for the teacher."""
+_CUT_SHORT = "time"  # why training stopped that would have gone on
 _SECONDS = "seconds"  # what a step that goes on with another's training says, and no other
 _REST, _LEAST_REST = 0.6, 0.25
 """Of the race's time left, for training on (what follows the step has to be tried as well); and
@@ -63,9 +61,8 @@ class Purse:
         start = trial.recipe.start
         prefixes = trained_prefixes(trial.recipe)
         trained = [_key(start, p) for p in prefixes if len(p) <= done]
-        new = set(trained) - self._trained
-        if trial.seconds.get("train", 0.0) >= _CUT_SHORT * self.share * max(len(new), 1):
-            self._cut_short |= new
+        told = zip(trained, trial.stopped, strict=False)
+        self._cut_short |= {key for key, why in told if why == _CUT_SHORT}
         self._taught_on |= {
             _key(start, p[:-1]): p[-1] for p in prefixes if _SECONDS in p[-1].params
         }

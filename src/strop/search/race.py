@@ -242,9 +242,11 @@ class Race:
                 built = build(workspace, recipe, timeout=allowed)
         except StropError as error:
             took()
-            step = error.index if isinstance(error, StepFailed) else None
-            return outcome("failed", "build", reason_of(error), failed_step=step)
+            failed = error if isinstance(error, StepFailed) else None
+            more = {"failed_step": failed.index, "stopped": failed.stopped} if failed else {}
+            return outcome("failed", "build", reason_of(error), **more)
         took()
+        trial = trial.model_copy(update={"stopped": built.stopped})
         key = (built.digest, _deployed(recipe))
         if key in self._digests:
             twin = self._digests[key]

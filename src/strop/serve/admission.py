@@ -11,8 +11,10 @@ from strop.serve.curve import LatencyCurve
 _WINDOW = 200
 """Batches whose errors are kept: the second largest of 200 is exceeded by 2 in 201 of those that
 come, one in a hundred. (That of 100, their 99th percentile, would be by 2 in 101.)"""
-_LEAST = 0.05
-"""Share of the objective that the margin starts with, and never falls below."""
+_LEAST, _MOST = 0.05, 0.4
+"""Shares of the objective: what the margin starts with and never falls below, and what all that is
+kept free never exceeds. Batches are as large as two of them fit beside that
+(`LatencyCurve.cap_for`): however wrong predictions turn out, one fills while another runs."""
 _ENDLESS = 2**31
 _ROUND = 0.005
 """Seconds in which the event loop has handled, as a rule, what one look at the sockets brought."""
@@ -21,13 +23,14 @@ _ROUND = 0.005
 class Admission:
     """Predicts completion from the queue, the curve and what predictions were worth so far.
 
-    The prediction is the rounds of batches that lie ahead at their means, plus the last batch at
-    its 99th percentile, plus a margin. Where a request has to wait, its batch is taken to be full
-    when it starts, because requests that arrive meanwhile join it. The margin is what one in a
-    hundred batches will exceed, by the errors that the newest 200 showed without it: what the curve
-    does not see, the event loop's own work and neighbours on the machine. It never exceeds half of
-    the objective, so that even after a stall some requests are let in, from which it learns that
-    the stall is over.
+    The prediction is the rounds of batches that lie ahead and the last batch, all at their
+    medians, plus a margin. Where a request has to wait, its batch is taken to be full when it
+    starts, because requests that arrive meanwhile join it. The margin is what one in a hundred
+    batches will exceed, by the errors that the newest 200 showed without it: all that is not known
+    beforehand, batches that take longer than usual, the event loop's own work, and neighbours.
+
+    The 99th percentile of each size plays no part: it would count the same twice; and once it left
+    no room for a batch of that size, none would run that could refute it.
 
     A request's time begins when it is read, but its client's when it reaches the socket, where it
     waits for the event loop to come round. That wait cannot be seen, only sampled: a batch that
@@ -42,7 +45,7 @@ class Admission:
     >>> curve = LatencyCurve(1, [BatchLatency(batch=1, p50_seconds=0.01, p99_seconds=0.012)])
     >>> admission = Admission(curve, workers=1)
     >>> round(admission.completion(now=0.0, free_at=0.005, rows_ahead=2, rows=1), 3)
-    0.037
+    0.035
 
     Attributes
     ----------
@@ -89,32 +92,33 @@ class Admission:
         """
         curve = self.curve
         total = rows_ahead + rows
-        cap = curve.cap_for(self.slo)
+        cap = curve.cap_for(self.slo - self.reserve)
         size = max(curve.best_size(total, self.workers, cap), rows)
         if free_at <= now and rows_ahead == 0:
-            return now + curve.p99(size)
+            return now + curve.p50(size)
         full = max(curve.best_size(_ENDLESS, self.workers, cap), rows)
         rounds = -(-total // (size * self.workers))
         start = free_at if free_at > now else now
-        return start + (rounds - 1) * curve.mean(size) + curve.p99(full)
+        return start + (rounds - 1) * curve.p50(size) + curve.p50(full)
 
     def drain_seconds(self, rows: int) -> float:
         """How long `rows` take to be worked off."""
         if rows <= 0:
             return 0.0
-        size = self.curve.best_size(rows, self.workers, self.curve.cap_for(self.slo))
-        return -(-rows // (size * self.workers)) * self.curve.mean(size)
+        cap = self.curve.cap_for(self.slo - self.reserve)
+        size = self.curve.best_size(rows, self.workers, cap)
+        return -(-rows // (size * self.workers)) * self.curve.p50(size)
 
     def learn(self, predicted: float, actual: float) -> None:
         """An answer that `completion` said would come at one time came at another."""
         worst = self._errors.add(actual - predicted)
-        self.margin = min(max(worst, self._least), self.slo / 2)
-        self.reserve = min(self.margin + self.lag, self.slo / 2)
+        self.margin = min(max(worst, self._least), _MOST * self.slo)
+        self.reserve = min(self.margin + self.lag, _MOST * self.slo)
 
     def saw(self, lag: float) -> None:
         """What had happened outside was seen by the event loop `lag` seconds later."""
         self.lag = self._lags.add(lag)
-        self.reserve = min(self.margin + self.lag, self.slo / 2)
+        self.reserve = min(self.margin + self.lag, _MOST * self.slo)
 
     def unread(self, since: float, until: float) -> None:
         """Nobody looked at the sockets from `since` to `until`."""

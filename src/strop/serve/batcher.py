@@ -370,9 +370,9 @@ class Batcher:
         first, last = batch.tickets[0], batch.tickets[-1]
         if first.predicted and last.predicted:
             # Who finds an idle worker is told of itself alone; that others join it is no error.
-            least = first.request.arrived + self.model.curve.p99(min(batch.total, self.model.limit))
-            self.admission.saw(seen - batch.ended)
+            least = first.request.arrived + self.model.curve.p50(min(batch.total, self.model.limit))
             predicted = min(max(first.predicted, least), last.predicted)
+            self.admission.saw(seen - batch.ended)
             self.admission.learn(predicted, time.monotonic())
 
     def _landed(self, ticket: Ticket, result: InferResponse | ServeError) -> None:

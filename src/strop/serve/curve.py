@@ -11,7 +11,10 @@ from strop.records.manifest import BatchLatency
 _WINDOW = 200
 """Observations kept a size: the third largest of 200 is their 99th percentile."""
 _RECENT = 31
-"""Newest of them that give median and mean, which so follow a machine that slows down."""
+"""Newest of them that give the median, which so follows a machine that slows down."""
+_STALE = 1000
+"""Batches of other sizes after which what is known of one is forgotten: it may have been measured
+beside a neighbour, and a size that looks bad is not run, which alone could show that it is not."""
 _REFRESH = 0.1
 """Seconds of batches after which the curve is drawn anew, which takes some 75 µs."""
 _WORTH = 0.0075
@@ -26,12 +29,14 @@ _ROUNDS = 4
 
 
 class LatencyCurve:
-    """Median, mean and 99th percentile of a batch's seconds by its rows, from 1 to `limit`.
+    """Median and 99th percentile of a batch's seconds by its rows, from 1 to `limit`.
 
     Starts from the points that a bundle records (measured by the optimiser, perhaps on another
-    machine) and follows what is observed: each grid size keeps a window of the newest
-    observations. Sizes in between are interpolated linearly. Memory is bounded by the grid (powers
-    of two up to the limit, and the limit itself) times the window.
+    machine) and follows what is observed: each grid size keeps a window of the newest observations,
+    until it has not run for long. A size of which nothing is known is taken to be as much slower
+    than recorded as the others are or, where nothing was recorded, to take as long for a row as the
+    next smaller one. Sizes in between are interpolated linearly. Memory is bounded by the grid
+    (powers of two up to the limit, and the limit itself) times the window.
 
     Examples
     --------
@@ -58,8 +63,9 @@ class LatencyCurve:
         self._windows: list[deque[float]] = [deque(maxlen=_WINDOW) for _ in self.sizes]
         self._since = 0.0
         self._seen = [0] * len(self.sizes)
+        self._batches = 0
+        self._latest = [0] * len(self.sizes)
         self._p50 = [0.0] * (limit + 1)
-        self._mean = [0.0] * (limit + 1)
         self._p99 = [0.0] * (limit + 1)
         self._best: dict[tuple[int, int, int], int] = {}
         self._caps: dict[float, int] = {}
@@ -68,10 +74,6 @@ class LatencyCurve:
     def p50(self, rows: int) -> float:
         """The median seconds of a batch of `rows`, at most `limit`."""
         return self._p50[rows]
-
-    def mean(self, rows: int) -> float:
-        """The mean seconds of a batch of `rows`: what counts where many run one after another."""
-        return self._mean[rows]
 
     def p99(self, rows: int) -> float:
         """The seconds that 99 of 100 batches of `rows` stay within."""
@@ -94,6 +96,8 @@ class LatencyCurve:
         seen = self._seen[index]
         self._seen[index] = seen + 1
         self._since += seconds
+        self._batches += 1
+        self._latest[index] = self._batches
         often = seen % 16 == 0 and (seen <= _WINDOW or self._since > _WORTH)
         if seen < 4 or often or self._since > _REFRESH:
             self._since = 0.0
@@ -126,7 +130,7 @@ class LatencyCurve:
         """
         cap = self._caps.get(seconds)
         if cap is None:
-            fits = (it for it in range(self.limit, 1, -1) if 2 * self._p99[it] <= seconds)
+            fits = (it for it in range(self.limit, 1, -1) if 2 * self._p50[it] <= seconds)
             cap = self._caps[seconds] = next(fits, 1)
         return cap
 
@@ -149,25 +153,26 @@ class LatencyCurve:
         return low
 
     def _refresh(self) -> None:
-        p50s, means, p99s = [], [], []
+        for index, latest in enumerate(self._latest):
+            if self._batches - latest > _STALE:
+                self._windows[index].clear()
+                self._seen[index] = 0
+        p50s, p99s = [], []
         scale = self._scale()
         for index, window in enumerate(self._windows):
             recorded50, recorded99 = self._recorded[index]
             if window:
                 ordered = sorted(window)
                 p50 = self._recent_median(index)
-                mean = self._recent_mean(index)
                 p99 = ordered[_ceil(99 * len(ordered), 100) - 1]
                 if len(ordered) < _TRUST and recorded50 > 0:
                     p99 = max(p99, p50 * recorded99 / recorded50)
             else:
                 p50, p99 = recorded50 * scale, recorded99 * scale
-                mean = p50
             p50s.append(p50)
-            means.append(mean)
             p99s.append(p99)
         self.known = self.known or any(self._seen)
-        for values, into in ((p50s, self._p50), (means, self._mean), (p99s, self._p99)):
+        for values, into in ((p50s, self._p50), (p99s, self._p99)):
             _fill_gaps(values, self.sizes)
             _interpolate(self.sizes, values, into)
         self._best.clear()
@@ -185,10 +190,6 @@ class LatencyCurve:
     def _recent_median(self, index: int) -> float:
         recent = sorted(islice(reversed(self._windows[index]), _RECENT))
         return recent[(len(recent) - 1) // 2]
-
-    def _recent_mean(self, index: int) -> float:
-        recent = list(islice(reversed(self._windows[index]), _RECENT))
-        return sum(recent) / len(recent)
 
 
 def _ceil(whole: int, part: int) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from strop.serve.exchange import Heads
 
 _PARTICULAR = (b'"priority"', b'"timeout"', b"\\")
+_REMEMBERED = 1024  # bytes of JSON beside binary tensors, which a client hardly ever changes
 
 
 class Gate:
@@ -37,6 +38,9 @@ class Gate:
         self._version = version
         self._body = orjson.dumps({"error": str(too_busy(model, 1.0))})
         self._lull = lull
+        self._plain = b"\0"  # the last JSON with nothing particular
+        self._head = self._answer = b""  # the last answer, and what it began with
+        self._wait = 0  # milliseconds that it named
 
     def refuse(
         self, data: bytes | bytearray, begin: int, end: int, arrived: float, heads: Heads
@@ -53,23 +57,28 @@ class Gate:
         batcher = self._busy(arrived)
         if batcher is None:
             return None
-        for word in _PARTICULAR:
-            if data.find(word, begin, end) >= 0:
-                return None
+        if not (data.startswith(self._plain, begin) and begin + len(self._plain) == end):
+            for word in _PARTICULAR:
+                if data.find(word, begin, end) >= 0:
+                    return None
+            if end - begin <= _REMEMBERED:
+                self._plain = bytes(data[begin:end])
         batcher.model.statistics.refuse(Overloaded.reason)
         lull = self._lull
         if arrived - lull.last < SECONDS and not lull.coming and not batcher.model.inline:
             lull.begin(batcher.admission, arrived)
         lull.last = arrived
-        wait = batcher.refusing_until - arrived
-        body = self._body
-        return b"%b%d\r\nRetry-After: %d\r\nRetry-After-Ms: %d\r\n\r\n%b" % (
-            heads.busy,
-            len(body),
-            -int(-wait // 1),
-            -int(-wait * 1000 // 1),
-            body,
-        )
+        wait = -int((arrived - batcher.refusing_until) * 1000 // 1)
+        if wait != self._wait or heads.busy is not self._head:
+            self._wait, self._head, body = wait, heads.busy, self._body
+            self._answer = b"%b%d\r\nRetry-After: %d\r\nRetry-After-Ms: %d\r\n\r\n%b" % (
+                heads.busy,
+                len(body),
+                -(-wait // 1000),
+                wait,
+                body,
+            )
+        return self._answer
 
     def _busy(self, arrived: float) -> Batcher | None:
         """The batcher, if it would refuse."""

@@ -75,7 +75,7 @@ class DeadlineAware(Policy):
     >>> policy.choose(QueueView(20, 0.0, math.inf, math.inf, 1), curve, now=0.0).rows
     20
     >>> policy.choose(QueueView(20, 0.0, 0.005, 0.1, 1), curve, now=0.0).rows
-    14
+    18
     """
 
     def __init__(self, slo: float = math.inf) -> None:
@@ -84,15 +84,16 @@ class DeadlineAware(Policy):
     def choose(self, queue: QueueView, curve: LatencyCurve, now: float) -> Decision:
         rows = curve.best_size(queue.rows, queue.idle, curve.cap_for(self.slo))
         slack = queue.deadline - now
-        if slack >= curve.p99(rows):
+        # Medians: a size whose 99th percentile once looked bad would be cut for ever, unrefuted.
+        if slack >= curve.p50(rows):
             return Decision(rows)
-        if slack < curve.p99(1):
+        if slack < curve.p50(1):
             return Decision(curve.best_size(queue.rows, queue.idle))
         cut = _largest(curve, rows, slack)
         rest = queue.rows - cut
         size = curve.best_size(rest, queue.idle)
         rounds = -(-rest // (size * queue.idle))
-        if now + curve.p50(cut) + rounds * curve.p99(size) <= queue.last:
+        if now + curve.p50(cut) + rounds * curve.p50(size) <= queue.last:
             return Decision(cut)
         return Decision(rows)
 
@@ -128,14 +129,14 @@ def policy_for(settings: ModelSettings) -> Policy:
 
 
 def _largest(curve: LatencyCurve, most: int, slack: float) -> int:
-    """The largest size below `most` whose 99th percentile is within `slack`; 1 is known to be.
+    """The largest size below `most` whose median is within `slack`; 1 is known to be.
 
     Bisection: the curve rises but for noise, and a size that fits is all that is promised.
     """
     low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        if curve.p99(middle) <= slack:
+        if curve.p50(middle) <= slack:
             low = middle
         else:
             high = middle

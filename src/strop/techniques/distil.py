@@ -17,13 +17,15 @@ from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.shrinking import can_shrink
 from strop.techniques.teaching import train_settings
 
-_TRACED = 2
+_TRACED, _COMPARED = 2, 32
 _CHECKED = 8
 _LEAST_STEPS = 400
 _COPIES = ("narrow", "shallow")
 _NETWORKS = ("narrow-0.25", "narrow-0.5", "shallow-0.5", "same")
 _ENCODERS = ("shallow-0.5", "shallow-0.67", "narrow-0.5", "same")
 """Where one stream runs through all layers, fewer channels cut into every one of them at once."""
+_ENCODER_RATES = (1e-4, 3e-4, 1e-3)
+"""Peaks tried for what was pretrained on far more than there is here: higher ones undo that."""
 _SHRINKING = ("prune",)
 """Techniques that make the network smaller before this one: their result is the student."""
 
@@ -50,7 +52,7 @@ class Distillation(Technique):
     """
 
     name = "distil"
-    version = 6
+    version = 7
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -97,6 +99,7 @@ class Distillation(Technique):
         form, teacher = open_module(ctx.teacher)
         student, ops = self._student(model, str(params["student"]), ctx)
         batch = fixed_batch(model.signature) or TrainSettings.batch
+        pretrained = _is_encoder(model) and not _is_own(params)
         settings = train_settings(
             model,
             data,
@@ -106,6 +109,7 @@ class Distillation(Technique):
             epochs=max(TrainSettings.epochs, _LEAST_STEPS * batch / len(data)),
             transfer=params["transfer"],
             examples=_rows(params),
+            rates=_ENCODER_RATES if pretrained else TrainSettings.rates,
         )
         report = train(
             student,
@@ -147,14 +151,19 @@ class Distillation(Technique):
         from strop.techniques.shallow import shallower
 
         form, module = open_module(model)
-        rows = np.arange(min(_TRACED, len(ctx.data["train"])))
-        inputs = as_tensors(ctx.data["train"].inputs(rows), form.inputs)
         if kind == "same":
             return module, []
         name, _, share = kind.partition("-")
-        if name in _COPIES:
-            make = {"narrow": narrower, "shallow": shallower}[name]
-            op = make(module, form, inputs, float(share))
+        data = ctx.data["train"]
+        rows = np.arange(min(_TRACED, len(data)))
+        inputs = as_tensors(data.inputs(rows), form.inputs)
+        if name == "narrow":
+            op = narrower(module, form, inputs, float(share))
+        elif name == "shallow":
+            shuffled = np.random.default_rng([ctx.seed, 23]).permutation(len(data))
+            rows = np.sort(shuffled[: fixed_batch(model.signature) or _COMPARED])
+            examples = as_tensors(data.inputs(rows), form.inputs)
+            op = shallower(module, form, inputs, float(share), examples)
         elif ctx.student is not None:
             op = module_plan.student_op(ctx.student)
         else:
@@ -173,5 +182,10 @@ def _is_encoder(model: Model) -> bool:
 def _rows(params: Mapping[str, Any]) -> Any:
     """Which examples; a network that knows nothing yet learns little from the hard ones alone."""
     chosen = params.get("rows", "auto")
-    own = params["student"] != "same" and params["student"].partition("-")[0] not in _COPIES
-    return "all" if own and chosen == "auto" else chosen
+    return "all" if _is_own(params) and chosen == "auto" else chosen
+
+
+def _is_own(params: Mapping[str, Any]) -> bool:
+    """Whether the student is a module of the user's own, which has learnt nothing."""
+    student = params["student"]
+    return student != "same" and student.partition("-")[0] not in _COPIES

@@ -63,7 +63,7 @@ class Pruning(Technique):
     """
 
     name = "prune"
-    version = 5
+    version = 6
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -238,40 +238,18 @@ class _Pruner:
 
     def _drop_blocks(self, share: float, inputs: Mapping[str, Tensor]) -> None:
         from strop.models.module_plan import drop_op
-        from strop.techniques.shallow import removable
+        from strop.techniques.shallow import least_needed, removable
         from strop.techniques.smaller import check
 
         names = removable(self._module, self._form, inputs)
         count = round(share * len(names))
         if not count:
             raise NotApplicable(f"there are {len(names)} blocks that could go")
-        damage = {}
-        for name in names:
-            try:
-                changed = check(self._module, drop_op([name]), self._form, inputs)
-            except NotApplicable:
-                continue
-            damage[name] = self._damage(changed)
-        least = sorted(damage, key=lambda name: (damage[name], name))[:count]
-        op = drop_op([name for name in names if name in least])
+        examples = (batch for batch, _ in self._batches(_BATCH))
+        op = drop_op(least_needed(self._module, self._form, inputs, names, count, examples))
         check(self._module, op, self._form, inputs)
         self._facts["dropped"] = op["names"]
         self._change(op)
-
-    def _damage(self, changed: nn.Module) -> float:
-        """Mean squared change of the outputs, relative to their size."""
-        import torch
-
-        total = 0.0
-        with torch.no_grad():
-            for inputs, _ in self._batches(_BATCH):
-                before = self._form.run(self._module.eval(), inputs)
-                after = self._form.run(changed.eval(), inputs)
-                for name, value in before.items():
-                    if value.is_floating_point():
-                        scale = float(value.square().mean()) + 1e-12
-                        total += float((after[name] - value).square().mean()) / scale
-        return total
 
     def _change(self, op: Op) -> None:
         self._module = apply_plan(self._module, [op]).eval()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,27 @@ from strop.techniques.smaller import check
 
 Tensors = Mapping[str, torch.Tensor]
 
+_TINY = 1e-12
 
-def shallower(module: nn.Module, form: ModuleForm, inputs: Tensors, keep: float) -> Op:
+
+def shallower(
+    module: nn.Module,
+    form: ModuleForm,
+    inputs: Tensors,
+    keep: float,
+    examples: Tensors | None = None,
+) -> Op:
     """The operation that leaves out blocks whose output has the shape of their input.
 
-    Blocks are items of the module's sequences. `keep` is the share of them that stays, the first
-    among them; what goes is spread evenly, the last included.
+    Blocks are items of the module's sequences. `keep` is the share of them that stays; those go
+    without which the outputs change least (:func:`least_needed`).
+
+    Parameters
+    ----------
+    inputs
+        A small batch on which the module is tried.
+    examples
+        The batch by which blocks are compared; `inputs` without it, and some dozen say more.
 
     Raises
     ------
@@ -32,11 +48,54 @@ def shallower(module: nn.Module, form: ModuleForm, inputs: Tensors, keep: float)
     count = len(names) - round(len(names) * keep)
     if not names or not count:
         raise NotApplicable("has no blocks to leave out")
-    # Spread evenly from the end: what comes early feeds everything after it.
-    picked = {names[len(names) - 1 - (place * len(names)) // count] for place in range(count)}
-    op = drop_op([name for name in names if name in picked])
+    op = drop_op(least_needed(module, form, inputs, names, count, [examples or inputs]))
     check(module, op, form, inputs)
     return op
+
+
+def least_needed(
+    module: nn.Module,
+    form: ModuleForm,
+    inputs: Tensors,
+    names: Sequence[str],
+    count: int,
+    examples: Iterable[Tensors],
+) -> list[str]:
+    """The `count` blocks of `names`, in their order, whose absence changes the outputs least.
+
+    Each is left out by itself: as many runs of the module as there are blocks. Where a block lies
+    says little: an encoder's last one is among those that it cannot do without.
+
+    Parameters
+    ----------
+    inputs, examples
+        A small batch on which the module is tried, and those by which blocks are compared.
+
+    Raises
+    ------
+    NotApplicable
+        When there are fewer than `count` that the module runs without.
+    """
+    batches = list(examples)
+    damage: dict[str, float] = {}
+    refused: NotApplicable | None = None
+    with torch.no_grad():
+        before = [form.run(module.eval(), batch) for batch in batches]
+        for name in names:
+            try:
+                changed = check(module, drop_op([name]), form, inputs)
+            except NotApplicable as error:
+                refused = error
+                continue
+            damage[name] = sum(
+                _change(outputs, form.run(changed, batch))
+                for batch, outputs in zip(batches, before, strict=True)
+            )
+    if refused is not None and len(damage) < count:
+        raise refused
+    # Of equals the later one goes: what comes early feeds everything after it.
+    ranked = sorted(damage, key=lambda name: (damage[name], -names.index(name)))
+    return sorted(ranked[:count], key=names.index)
 
 
 def removable(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[str]:
@@ -76,6 +135,16 @@ def removable(module: nn.Module, form: ModuleForm, inputs: Tensors) -> list[str]
         for handle in handles:
             handle.remove()
     return [name for name in outer if alike.get(name)]
+
+
+def _change(before: Tensors, after: Tensors) -> float:
+    """Mean squared change of the outputs, relative to their size; what is no number is infinite."""
+    total = 0.0
+    for name, value in before.items():
+        if value.is_floating_point():
+            scale = float(value.square().mean()) + _TINY
+            total += float((after[name] - value).square().mean()) / scale
+    return total if math.isfinite(total) else math.inf
 
 
 def _removable_from_graph(

@@ -25,6 +25,12 @@ class Progress:
         What the run is of; a checkpoint of another identity is ignored.
     step, total
         Steps done, and steps planned.
+    since, at
+        The step at which the steps were last planned, and where in the schedule that was, in
+        [0, 1].
+    cached
+        Of what a step takes that waits for the teacher, the share that it takes once its outputs
+        are kept.
     lowest
         Lowest mean loss between two judgements.
     batch, judged
@@ -42,6 +48,9 @@ class Progress:
     identity: dict[str, Any]
     step: int = 0
     total: int = 0
+    since: int = 0
+    at: float = 0.0
+    cached: float = 1.0
     seconds: float = 0.0
     lr: float = 0.0
     precision: str = "float32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ from strop.training.objective import Loss, Objective
 from strop.training.resources import device_of
 from strop.training.settings import TrainSettings
 from strop.training.stepper import Emit, Stepper
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a step: of the first epoch, which may wait for the teacher, and of the others."""
+
+    first: float
+    later: float
+
 
 LEAST_JUDGED = 100
 """Examples below which those that were given to judge by say too little."""
@@ -138,10 +148,16 @@ class Course:
         """Steps of as many epochs as were asked for."""
         return math.ceil(self.settings.epochs * max(self.given // self.epochs.batch, 1))
 
-    def affordable(self, pace: float) -> int:
-        """Steps that there is time for, at so many seconds each; those wanted at most."""
+    def affordable(self, pace: Pace, done: int = 0) -> int:
+        """Steps that there is time for in all, where so many are done; those wanted at most."""
         left = self.clock.left
-        return self.most if left is None else min(self.most, int(left / pace))
+        if left is None:
+            return self.most
+        new = min(max(self.epochs.steps - done, 0), int(left / pace.first))
+        known = (
+            int((left - new * pace.first) / pace.later) if done + new >= self.epochs.steps else 0
+        )
+        return min(self.most, done + new + known)
 
 
 def copy_of_state(module: nn.Module) -> dict[str, torch.Tensor]:

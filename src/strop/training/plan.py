@@ -10,7 +10,7 @@ import torch
 
 from strop.errors import NotApplicable
 from strop.training import precision, schedule
-from strop.training.course import LEAST_JUDGED, Course, copy_of_state
+from strop.training.course import LEAST_JUDGED, Course, Pace, copy_of_state
 from strop.training.loader import Epochs
 from strop.training.randomness import random_state, restore_random_state
 from strop.training.selection import select
@@ -65,10 +65,11 @@ def plan(course: Course) -> None:
     student.load_state_dict(start)
     restore_random_state(state, course.device)
     progress.total = min(total, course.affordable(pace))
+    progress.cached = pace.later / pace.first
     _check_time(course, progress.total, pace)  # planning has taken some
     # Without a limit nothing may depend on the clock: equal seeds give equal weights.
     limited = course.clock.limit is not None
-    progress.gap = math.ceil(judging / (_JUDGING_SHARE * pace)) if limited else 0
+    progress.gap = math.ceil(judging / (_JUDGING_SHARE * pace.later)) if limited else 0
     progress.every = judging_interval(progress.total, progress.gap)
     if progress.total < course.given // progress.batch:
         seen = min(progress.total * progress.batch, len(rows))
@@ -86,14 +87,14 @@ def judging_interval(total: int, gap: int) -> int:
     return max(total // _JUDGEMENTS, _STEPS_A_JUDGEMENT, min(gap, total // 4))
 
 
-def _check_time(course: Course, total: int, pace: float) -> None:
+def _check_time(course: Course, total: int, pace: Pace) -> None:
     """Refuse a run of so few steps that nothing is learnt."""
     if total < min(_LEAST_STEPS, course.most):
         limit = course.clock.limit or 0.0
         given = f"{limit:.0f}" if limit >= 10 else f"{limit:.2g}"
         raise NotApplicable(
             f"{given} s are too short to train: a step of {course.epochs.batch} examples takes "
-            f"{pace:.2g} s, and an epoch is {course.epochs.steps} of them",
+            f"{pace.first:.2g} s, and an epoch is {course.epochs.steps} of them",
             hint="a larger --train-budget, or fewer kinds of training (--technique)",
         )
 
@@ -114,8 +115,8 @@ def _plan_judging(course: Course) -> float:
     return took * count
 
 
-def _plan_batch(course: Course) -> float:
-    """Choose the batch; seconds of a step of it.
+def _plan_batch(course: Course) -> Pace:
+    """Choose the batch; the pace of it.
 
     It takes some hundred steps to learn anything. Where there is no time for so many of the
     batch that was asked for, it is halved, within bounds; that is found out with the smallest.
@@ -125,7 +126,7 @@ def _plan_batch(course: Course) -> float:
     if least < wanted and left is not None:
         batch = least
         course.epochs = Epochs(rows, batch, course.seed)
-        pace = _pace(course) / least
+        pace = _pace(course).first / least
         while 2 * batch <= wanted and left / (2 * batch * pace) >= _WORTH_STEPS:
             batch *= 2
         if 2 * batch > wanted:
@@ -136,10 +137,12 @@ def _plan_batch(course: Course) -> float:
     return _pace(course)
 
 
-def _pace(course: Course) -> float:
-    """Seconds of a step, the first left out: it also warms up what is compiled or cached."""
-    times = [course.stepper.seconds(course.epochs.batch_at(n), n) for n in range(3)]
-    return max(float(np.mean(times[1:])), 1e-5)
+def _pace(course: Course) -> Pace:
+    """Of a few steps, the first left out: it also warms up what is compiled or cached."""
+    # The last once more: by then the teacher's outputs for it are kept.
+    *new, known = [course.stepper.seconds(course.epochs.batch_at(n), n) for n in (0, 1, 2, 2)]
+    first = max(float(np.mean(new[1:])), 1e-5)
+    return Pace(first, min(max(known, 1e-5), first))
 
 
 def _find_rate(course: Course, total: int, start: dict[str, torch.Tensor]) -> float:

@@ -28,6 +28,23 @@ def factor(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
+def position(step: int, total: int, since: int = 0, at: float = 0.0) -> float:
+    """Where in the schedule a step is, in [0, 1].
+
+    Parameters
+    ----------
+    total
+        Steps in all, as they were planned at the step `since`, where the schedule stood `at`. From
+        there it goes on to its end, slower or faster, so that the rate never has to rise again.
+
+    Examples
+    --------
+    >>> position(50, 100), position(50, 200, since=50, at=0.5), position(125, 200, 50, 0.5)
+    (0.5, 0.5, 0.75)
+    """
+    return at + (1 - at) * (step - since) / (total - since)
+
+
 def choose_peak(
     trial: Callable[[float], float], candidates: Sequence[float] = CANDIDATES
 ) -> float | None:

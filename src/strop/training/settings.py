@@ -126,7 +126,8 @@ class TrainReport:
     history
         ``(seconds, step, training loss, quality)`` at each judgement.
     stopped
-        Why it ended: ``done``, ``early`` or ``time``.
+        Why it ended: ``done`` (all epochs), ``early`` (it no longer improved) or ``time`` (there
+        was time for no more).
     warnings
         What the user should know: what was skipped, what looked wrong.
     rows, of

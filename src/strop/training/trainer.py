@@ -17,7 +17,7 @@ from strop.models.module_form import ModuleForm
 from strop.training import checkpoint, schedule
 from strop.training.allocator import memory_kept
 from strop.training.checkpoint import Progress
-from strop.training.course import Course, copy_of_state
+from strop.training.course import Course, Pace, copy_of_state
 from strop.training.loader import Epochs
 from strop.training.memory import is_out_of_memory
 from strop.training.objective import Loss
@@ -130,7 +130,8 @@ class _Run:
             plan(course)
             optimizer = course.stepper.optimizer(course.progress.lr)
             best = copy_of_state(course.student)
-        self._began, self._resumed = time.monotonic(), course.progress.step
+        self._resumed = course.progress.step
+        self._replanned = time.monotonic(), course.progress.step
         stopped = self._loop(optimizer, best)
         course.objective.close()
         self._save(optimizer, best)
@@ -162,8 +163,8 @@ class _Run:
             if course.clock.over:
                 if progress.losses:  # what was learned since the last judgement counts too
                     self._record(best)
-                return "time"
-            rate = progress.lr * schedule.factor(progress.step / progress.total)
+                return "early" if progress.shortened else "time"
+            rate = progress.lr * schedule.factor(self._position())
             for group in optimizer.param_groups:
                 group["lr"] = rate
             rows = course.epochs.batch_at(progress.step)
@@ -176,7 +177,9 @@ class _Run:
             if time.monotonic() - saved > save_every:
                 self._save(optimizer, best)
                 saved = time.monotonic()
-        return "early" if progress.shortened else "done"
+        if progress.shortened:
+            return "early"
+        return "done" if progress.total >= course.most else "time"
 
     def _record(self, best: dict[str, torch.Tensor]) -> None:
         """Judge the student; keep its weights where they are the best so far."""
@@ -201,19 +204,32 @@ class _Run:
         )
 
     def _replan(self) -> None:
-        """As many steps as time allows, by the pace so far, so that the rate falls in time.
+        """As many steps as time allows, by the pace since it was last asked.
 
-        More than planned only in the first half: later the rate would have to rise again.
+        Steps of the first epoch wait for the teacher: the others will be faster by as much as the
+        plan saw.
         """
         course, progress = self._course, self._course.progress
-        done = progress.step - self._resumed
-        if course.clock.limit is None or done < 1 or progress.shortened:
+        (began, step), now = self._replanned, time.monotonic()
+        if course.clock.limit is None or progress.shortened or progress.step >= progress.total:
             return
-        left = course.affordable((time.monotonic() - self._began) / done)
-        total = min(progress.step + left, course.most)
-        if total < progress.total or progress.step < progress.total // 2:
+        self._replanned = now, progress.step
+        recent = max((now - began) / (progress.step - step), 1e-9)
+        later = recent * (progress.cached if step < course.epochs.steps else 1.0)
+        self._end_at(course.affordable(Pace(recent, later), progress.step))
+        progress.every = judging_interval(progress.total, progress.gap)
+
+    def _position(self) -> float:
+        """Where in the schedule of the rate the run stands."""
+        progress = self._course.progress
+        return schedule.position(progress.step, progress.total, progress.since, progress.at)
+
+    def _end_at(self, total: int) -> None:
+        """Plan so many steps in all; the rate falls from where it is."""
+        progress = self._course.progress
+        if progress.step < progress.total != total:
+            progress.since, progress.at = progress.step, self._position()
             progress.total = total
-            progress.every = judging_interval(total, progress.gap)
 
     def _shorten(self) -> None:
         """Once judgements no longer improve: a quarter of what is left, and then an end.
@@ -224,7 +240,7 @@ class _Run:
         if patience is None or progress.stale < patience:
             return
         left = 0 if progress.shortened else progress.total - progress.step
-        progress.total = progress.step + left // 4
+        self._end_at(progress.step + left // 4)
         progress.stale, progress.shortened = 0, True
 
     def _save(self, optimizer: torch.optim.Optimizer, best: dict[str, torch.Tensor]) -> None:

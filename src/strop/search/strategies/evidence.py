@@ -63,6 +63,10 @@ _NOISE_TIME = 0.08
 _NOISE_LOSS = 0.5
 _WEIGHT_SD = 0.35
 _LOSS_SD = 1.0
+_PAIR_LOSS_SD = 0.3
+"""What steps do to a network's answers hangs little on the engine: most of a loss is their own."""
+_KEPT = ".keep_float="
+"""Features of which the prior tells the part of a loss that is won back, of one of a tolerance."""
 _WORST_LOSS = 6.0
 _TRIES = 2
 """Failures of an engine with the same options, and no success, after which it comes last."""
@@ -213,23 +217,47 @@ def _posterior(
     history: Sequence[Trial], names: dict[str, int], what: str, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the weights: conjugate normal update (Bishop 2006, section 3.3)."""
-    column, sd, noise = (
-        (0, _WEIGHT_SD, _NOISE_TIME) if what == "time" else (1, _LOSS_SD, _NOISE_LOSS)
-    )
+    column, noise = (0, _NOISE_TIME) if what == "time" else (1, _NOISE_LOSS)
     mean = np.array([PRIOR[name][column] if name in PRIOR else 0.0 for name in names])
+    if what == "loss":
+        kept = np.array([_KEPT in name for name in names])
+        mean[kept] *= max(1.0, _lost_by_all(history, tolerance))
     rows, values = [], []
     for trial in history:
         value = _log_time(trial) if what == "time" else _loss(trial, tolerance)
         if value is not None:
             rows.append(_vector(trial.recipe, names))
             values.append(value)
-    covariance = np.diag([(_START_SD if name.startswith(_START) else sd) ** 2 for name in names])
+    covariance = np.diag([_spread(name, what) ** 2 for name in names])
     if not rows:
         return mean, covariance
     x = np.array(rows)
     gram = x @ covariance @ x.T + np.eye(len(rows)) * noise**2
     gain = np.linalg.solve(gram, x @ covariance).T
     return mean + gain @ (np.array(values) - x @ mean), covariance - gain @ x @ covariance
+
+
+def _spread(name: str, what: str) -> float:
+    """Standard deviation of a feature's weight before any trial."""
+    if name.startswith(_START):
+        return _START_SD
+    if what == "time":
+        return _WEIGHT_SD
+    return _PAIR_LOSS_SD if "@" in name else _LOSS_SD
+
+
+def _lost_by_all(history: Sequence[Trial], tolerance: float) -> float:
+    """The least that was lost with no layer kept in float, in tolerances; 0 where none was tried.
+
+    Layers that stay in float win back a part of that, which is the more the larger it is.
+    """
+    losses = [
+        loss
+        for trial in history
+        if any(step.params.get("keep_float") == 0.0 for step in trial.recipe.steps)
+        and (loss := _loss(trial, tolerance)) is not None
+    ]
+    return min(losses, default=0.0)
 
 
 def _log_time(trial: Trial) -> float | None:
