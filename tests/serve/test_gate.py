@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from strop.serve.admission import Admission
 from strop.serve.batcher import Batcher
 from strop.serve.codec import Limits
 from strop.serve.core import Core
+from strop.serve.curve import LatencyCurve
 from strop.serve.errors import Unavailable
 from strop.serve.gate import Gate
 from strop.serve.http import Front
 from strop.serve.logs import AccessLog, Log
+from strop.serve.lull import SECONDS, Lull
 from strop.serve.request import InferRequest
 from strop.serve.routes import Routes
 from strop.serve.security import Guard
@@ -499,7 +502,7 @@ def test_the_loop_rests_between_bursts_of_refusals_alone(
             clock.now += gap
         await asyncio.sleep(0)
         assert len(gated) == 4
-        assert len(rests) == (gap == 0.0)
+        assert rests == ([SECONDS] if gap == 0.0 else [])
         await site.close()
 
     scenario()
@@ -523,6 +526,19 @@ async def test_the_loop_rests_once_however_many_heads_are_refused(
     assert len(gated) == 2 * len(heads)
     assert len(rests) == 1
     await site.close()
+
+
+@on_a_loop
+async def test_a_rest_is_a_small_part_of_the_objective(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr("strop.serve.lull.rest", rests.append)
+    lull = Lull()
+    for slo in (0.01, 1.0):
+        lull.begin(Admission(LatencyCurve(1), workers=1, slo=slo), clock.now)
+        await asyncio.sleep(0)
+    assert rests == [pytest.approx(0.0005), SECONDS]
 
 
 def test_a_rest_ends_with_the_batch() -> None:

@@ -24,7 +24,7 @@ from strop.serve.request import InferRequest, InferResponse
 from .fakes import WIDTH, Doubling, round_over, served
 
 REST = 0.001
-"""Seconds for which the front leaves its sockets alone after refusals, as `strop.serve.lull`."""
+"""Seconds for which the front leaves its sockets alone after refusals; see `strop.serve.lull`."""
 
 
 class Clock:

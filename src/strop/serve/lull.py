@@ -11,8 +11,10 @@ from strop.serve.instance import rest
 if TYPE_CHECKING:
     from strop.serve.admission import Admission
 
-SECONDS = 0.001
+SECONDS = 0.002
 """Refusals that would follow each other faster than this are given in bursts."""
+_SHARE = 0.05
+"""Of the objective, which the loop rests at most: nothing is answered meanwhile."""
 
 
 class Lull:
@@ -48,6 +50,6 @@ class Lull:
 
     def _rest(self, admission: Admission, since: float) -> None:
         self.coming = False
-        rest(SECONDS)
+        rest(min(SECONDS, _SHARE * admission.slo))
         # The core may have come back much later than it was asked for.
         admission.unread(since, time.monotonic())
