@@ -54,16 +54,20 @@ def of_module(factory: str, signature: Signature, folder: Path) -> SessionSpec:
 
 def floats(model: Path, folder: Path) -> dict[str, SessionSpec]:
     """The engines that run `model` without INT8, by :data:`FLOAT`'s names."""
-    signature = graph.signature(graph.read(model))
     found = {FLOAT[0]: of_onnx(model)}
     engine = engines.get("openvino")
     if not engine.available():
         return found
     for name, precision in zip(FLOAT[1:], ("f32", "bf16"), strict=True):
         options = {"precision": precision, "shapes": "static"}
-        artifact = _built("openvino", model, options, folder / precision)
-        found[name] = _spec("openvino", artifact, signature, options)
+        found[name] = of_openvino(model, options, folder / precision)
     return found
+
+
+def of_openvino(model: Path, options: Mapping[str, Any], folder: Path) -> SessionSpec:
+    """An ONNX file that OpenVINO has compiled into `folder`."""
+    artifact = _built("openvino", model, options, folder)
+    return _spec("openvino", artifact, graph.signature(graph.read(model)), options)
 
 
 def quantised(

@@ -193,7 +193,8 @@ def unseen(piece: Mapping[str, Any]) -> list[str]:
         text = f"{row['quality']:.{piece['digits']}f} [{low:.{piece['digits']}f}, "
         text += f"{high:.{piece['digits']}f}]"
         lines.append(f"| {name} | {text} | {1e3 * row['seconds']:.2f} | {times} |")
-    lines += ["", "× is the row's time over the delivered model's, over fresh launches."]
+    times_of = piece.get("times_of", "the row's time over the delivered model's")
+    lines += ["", f"× is {times_of}, over fresh launches."]
     for line in piece.get("notes", ()):
         lines += ["", line]
     return lines
