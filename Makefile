@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 TORCH := 2.13.0
 # Test processes, each with a core's worth of work; a file stays in one, for its fixtures.
 WORKERS ?= 2
-# What failed beside others runs once more by itself, if it is no more than a handful: a machine
+# What failed beside others runs once more by itself, if it is three tests at most: a machine
 # that stalls for seconds upsets a server's test, but hardly the same one twice.
 ALONE = OMP_NUM_THREADS=1 $(BIN)/python tests/alone.py
 

@@ -2,7 +2,7 @@
 
     python -m pytest --cache-clear … || python tests/alone.py
 
-More than a handful of failures are no accident: they are not run again, and the status is 1.
+More than three failures are no accident: they are not run again, and the status is 1.
 """
 
 from __future__ import annotations

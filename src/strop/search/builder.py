@@ -16,6 +16,7 @@ from strop.engines import Engine
 from strop.errors import NotApplicable, StropError
 from strop.models.model import Model, digest_of_tree
 from strop.records import Placement, Recipe, SessionSpec, Step
+from strop.search import purse
 from strop.search.workspace import Workspace, reason_of
 
 
@@ -77,7 +78,7 @@ def build(workspace: Workspace, recipe: Recipe, *, timeout: float | None = None)
             model = _apply(workspace, model, payload, step, recipe.seed, timeout)
         except StropError as error:
             raise StepFailed(index, error, stopped) from error
-        if "train" in techniques.get(step.technique).roles:
+        if purse.trains(step.technique):
             stopped = (*stopped, why_stopped(step.technique, model.meta))
     engine = engines.get(recipe.deploy.engine)
     folder = workspace.cache.get(
@@ -141,7 +142,7 @@ def batch_invariant(recipe: Recipe) -> bool:
 
 def trains(recipe: Recipe) -> bool:
     """Whether a step of the recipe trains."""
-    return any("train" in techniques.get(step.technique).roles for step in recipe.steps)
+    return any(purse.trains(step.technique) for step in recipe.steps)
 
 
 def _apply(
