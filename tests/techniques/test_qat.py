@@ -377,6 +377,23 @@ def test_a_graph_without_layers_is_refused(tmp_path: Path) -> None:
     assert not answer and "no float32 convolution" in answer.reason
 
 
+def test_a_share_is_tried_where_it_keeps_a_layer(tmp_path: Path) -> None:
+    """A tenth of four layers is none: `keep_float` would then keep one all the same."""
+    for depth, shares in ((4, (0.0,)), (12, (0.0, 0.1))):
+        torch.manual_seed(0)
+        layers = [part for _ in range(depth) for part in (torch.nn.Linear(6, 6), torch.nn.ReLU())]
+        (tmp_path / str(depth)).mkdir()
+        model = models.load(
+            torch.nn.Sequential(*layers),
+            workdir=tmp_path / str(depth),
+            examples={"input": np.ones((8, 6), np.float32)},
+        )
+        choices = {
+            one.name: one.values for one in QuantisationAware().space(model, target()).choices
+        }
+        assert choices["keep_float"] == shares
+
+
 @pytest.mark.parametrize("trained", ["encoder"], indirect=True)
 def test_equal_seeds_give_equal_models(
     trained: tuple[Model, Model, Dataset], tmp_path: Path

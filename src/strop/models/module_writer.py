@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from strop.models.model import Model, ModuleSource
 from strop.models.module_form import ModuleForm, digest_of, instantiate
 from strop.models.onnx_importer import few_examples, seal_onnx
 from strop.models.parity import parity
+from strop.models.runner import Runner
+
+if TYPE_CHECKING:
+    from strop.models.module_export import Exported
 
 _OWN = ("module.json", module_plan.STATE)
 
@@ -82,7 +86,9 @@ def write_module(
         if len(known) == len(spec.shape or ()) and any(isinstance(d, str) for d in known[1:]):
             shapes[spec.name] = known
     checks = {name: np.asarray(examples[name])[:8] for name in form.inputs}
-    exported = module_export.export(module, form, arrays, checks=checks, shapes=shapes or None)
+    exported = _with_weights(form, module, folder, arrays) or module_export.export(
+        module, form, arrays, checks=checks, shapes=shapes or None
+    )
     facts = {**before.meta, **dict(meta or {}), "exporter": exported.method}
     model = seal_onnx(
         declare(exported.proto, before.signature) if "free" in exported.method else exported.proto,
@@ -99,6 +105,30 @@ def write_module(
             f"the changed module exports as {model.signature}, the original as {before.signature}"
         )
     return model
+
+
+def _with_weights(
+    form: ModuleForm, module: Any, folder: Path, arrays: Mapping[str, np.ndarray]
+) -> Exported | None:
+    """The graph that the module was converted from, with its new weights; None where it changed.
+
+    Tracing the module would give another graph, and take long where sizes follow from one another.
+    """
+    if any(op not in (module_plan.CONVERT, module_plan.WEIGHTS) for op in form.plan):
+        return None
+    if module_plan.CONVERT not in form.plan:
+        return None
+    import torch
+
+    from strop.models.module_export import Exported, as_arrays, as_tensors
+    from strop.models.onnx_converter import with_weights
+
+    proto = with_weights(folder / module_plan.BASE, module)
+    if proto is None:
+        return None
+    with torch.no_grad():
+        found = as_arrays(form.run(module, as_tensors(arrays, form.inputs)))
+    return Exported(proto, "weights", ()) if parity(Runner(proto).run(arrays), found).ok else None
 
 
 def _linked(source: str, target: str) -> None:

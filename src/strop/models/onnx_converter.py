@@ -29,7 +29,7 @@ from strop.records import Applicability, Signature
 
 if TYPE_CHECKING:
     import onnx
-    from torch import fx
+    from torch import fx, nn
 
     from strop.models.onnx_ops.builder import Builder, Call, Handler, Value
 
@@ -163,6 +163,49 @@ def form_of(signature: Signature, plan: tuple[dict[str, Any], ...] = ()) -> Modu
         digest="",
         plan=plan,
     )
+
+
+def with_weights(source: onnx.ModelProto | Path, module: nn.Module) -> onnx.ModelProto | None:
+    """The graph that `module` was converted from, with the weights that `module` has now.
+
+    None where they do not fit into it: another network than the graph's, a weight that the graph
+    computes, one constant for what are two different weights now.
+    """
+    import torch
+    from onnx import numpy_helper
+
+    proto = _normal(source)
+    plain = _convert(proto, {})
+    before, after = plain.state_dict(), module.state_dict()
+    if before.keys() != after.keys():
+        return None
+    origins = {
+        name: getattr(held, "origin", ("", False))
+        for name, held in plain.named_parameters(remove_duplicate=False)
+    }
+    held = graph.constants(proto)
+    values: dict[str, np.ndarray] = {}
+    for name, tensor in after.items():
+        origin, transposed = origins.get(name, ("", False))
+        if origin not in held:
+            if torch.equal(before[name], tensor):
+                continue
+            return None
+        shape = held[origin].shape
+        old, new = (
+            np.ascontiguousarray((one.T if transposed else one).detach().cpu().numpy())
+            for one in (before[name], tensor)
+        )
+        if old.size != held[origin].size or (old.reshape(shape) != held[origin]).any():
+            return None
+        new = new.reshape(shape)
+        if origin in values and (values[origin] != new).any():
+            return None
+        values[origin] = new
+    for entry in proto.graph.initializer:
+        if entry.name in values:
+            entry.CopyFrom(numpy_helper.from_array(values[entry.name], entry.name))
+    return proto
 
 
 def first_difference(

@@ -22,11 +22,11 @@ _CHECKED = 8
 _LEAST_STEPS = 400
 _COPIES = ("narrow", "shallow")
 _NETWORKS = ("narrow-0.25", "narrow-0.5", "shallow-0.5", "same")
-_ENCODERS = ("shallow-0.5", "shallow-0.67", "narrow-0.5", "same")
+_ENCODERS = ("same", "shallow-0.67", "shallow-0.5", "narrow-0.5")
 """Where one stream runs through all layers, fewer channels cut into every one of them at once."""
 _ENCODER_RATES = (1e-4, 3e-4, 1e-3)
 """Peaks tried for what was pretrained on far more than there is here: higher ones undo that."""
-_SHRINKING = ("prune",)
+_SHRINKING = ("prune", "merge-tokens")
 """Techniques that make the network smaller before this one: their result is the student."""
 
 
@@ -52,7 +52,7 @@ class Distillation(Technique):
     """
 
     name = "distil"
-    version = 7
+    version = 8
     consumes = "module"
     produces = ("module", "onnx")
     roles = ("train", "search")
@@ -107,7 +107,8 @@ class Distillation(Technique):
             ctx,
             # Few examples are gone through more often: it takes steps to learn.
             epochs=max(TrainSettings.epochs, _LEAST_STEPS * batch / len(data)),
-            transfer=params["transfer"],
+            # What lies between layers has other tokens than the teacher's once some are merged.
+            transfer="none" if "merged_tokens" in model.meta else params["transfer"],
             examples=_rows(params),
             rates=_ENCODER_RATES if pretrained else TrainSettings.rates,
         )

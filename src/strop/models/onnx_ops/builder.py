@@ -293,14 +293,20 @@ class Builder:
         return self.tensor(value)
 
     def parameter(self, constant: Constant, *, transpose: bool = False) -> nn.Parameter:
-        """A constant, or its transpose, as a parameter; one for all uses of a shared matrix."""
+        """A constant, or its transpose, as a parameter; one for all uses of a shared matrix.
+
+        Its attribute ``origin`` is the initialiser's name, and whether it is that one's transpose.
+        """
         array = constant.array.T if transpose else constant.array
+        key = (constant.name or "", constant.transposed != transpose)
         # Exporters merge vectors that happen to be equal; matrices are equal because they are tied.
         if constant.name is None or array.ndim < 2:
-            return nn.Parameter(as_tensor(array), requires_grad=array.dtype.kind in "fV")
-        key = (constant.name, constant.transposed != transpose)
+            made = nn.Parameter(as_tensor(array), requires_grad=array.dtype.kind in "fV")
+            made.origin = key
+            return made
         if key not in self._parameters:
             self._parameters[key] = nn.Parameter(as_tensor(array))
+            self._parameters[key].origin = key
         return self._parameters[key]
 
     def size(self, tensor: fx.Node, axis: int) -> fx.Node:

@@ -79,7 +79,7 @@ def _linear(
     def make() -> nn.Module:
         inputs, outputs = matrix.array.shape
         layer = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
-        held = builder.parameter(Constant(bias.array)) if bias is not None else None
+        held = builder.parameter(Constant(bias.array, bias_name)) if bias is not None else None
         return fill(layer, weight=builder.parameter(matrix, transpose=True), bias=held)
 
     names = (call.input_names[0], call.input_names[1], bias_name)
