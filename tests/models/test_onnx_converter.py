@@ -23,6 +23,7 @@ from strop.models.onnx_converter import (
     form_of,
     to_module,
     unsupported,
+    with_weights,
 )
 from strop.models.onnx_ops.supported import SUPPORTED
 from strop.models.parity import parity
@@ -944,3 +945,51 @@ def test_a_transformer_of_either_exporter(dynamo: bool, tmp_path: Path) -> None:
     assert again.method == "dynamo, free batch and lengths"
     outputs = Runner(again.proto).run(longer)
     assert parity(Runner(proto).run(longer), outputs).ok
+
+
+def _two_layers(*, shared: bool) -> onnx.ModelProto:
+    """Two products with weights and biases; the biases are equal, and may be one constant."""
+    constants = {"a": rand(4, 4), "b": rand(4, 3)[:, :3], "first": rand(4), "second": rand(3)}
+    second = "second"
+    if shared:
+        constants["b"], second = rand(4, 5)[:, :4], "first"
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("Add", ["h", "first"], ["g"]),
+        helper.make_node("Relu", ["g"], ["r"]),
+        helper.make_node("MatMul", ["r", "b"], ["s"]),
+        helper.make_node("Add", ["s", second], ["y"]),
+    ]
+    return model(nodes, {"x": rand(2, 4)}, constants)
+
+
+def test_new_weights_go_back_into_the_graph() -> None:
+    proto, arrays = _two_layers(shared=False), {"x": rand(5, 4)}
+    module = to_module(proto)
+    before = Runner(proto).run(arrays)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        expected = module(torch.tensor(arrays["x"])).numpy()
+    again = with_weights(proto, module)
+    assert again is not None
+    assert [node.op_type for node in again.graph.node] == [n.op_type for n in proto.graph.node]
+    found = Runner(again).run(arrays)
+    np.testing.assert_allclose(found["y"], expected, atol=1e-5)
+    assert np.abs(found["y"] - before["y"]).max() > 0.1
+    np.testing.assert_array_equal(Runner(proto).run(arrays)["y"], before["y"])
+
+
+def test_weights_that_do_not_fit_the_graph_stay_out_of_it() -> None:
+    proto = _two_layers(shared=True)
+    module = to_module(proto)
+    biases = [part.bias for part in module.modules() if isinstance(part, nn.Linear)]
+    with torch.no_grad():
+        for bias in biases:
+            bias.add_(1.0)
+    assert with_weights(proto, module) is not None  # both are what the one constant is now
+    with torch.no_grad():
+        biases[0].add_(1.0)
+    assert with_weights(proto, module) is None
+    assert with_weights(_two_layers(shared=False), module) is None
+    assert with_weights(proto, nn.Linear(4, 4)) is None

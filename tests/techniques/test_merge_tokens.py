@@ -14,7 +14,7 @@ from strop.models import graph
 from strop.models.model import Model
 from strop.models.module_form import open_module
 from strop.models.runner import Runner
-from strop.records import Signature, TensorSpec
+from strop.records import Signature, Step, TensorSpec
 from strop.techniques import Context
 from strop.techniques.merge_tokens import merge
 from strop.testing import graphs
@@ -61,10 +61,12 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """No positions: words that are equal stay equal through all layers."""
 
-    def __init__(self, *, pool: str, masked: bool, before: bool = False) -> None:
+    def __init__(
+        self, *, pool: str, masked: bool, before: bool = False, words: int = WORDS
+    ) -> None:
         super().__init__()
         self.pool, self.masked = pool, masked
-        self.words = nn.Embedding(WORDS, WIDTH)
+        self.words = nn.Embedding(words, WIDTH)
         self.layers = nn.ModuleList(Layer(before) for _ in range(LAYERS))
         self.last = nn.Linear(WIDTH, 5)
 
@@ -287,9 +289,43 @@ def test_it_is_a_module_that_can_be_taught(encoders: dict[str, Model], tmp_path:
     assert all(p.grad is not None for name, p in weights.items() if "bias" not in name)
 
 
+def test_what_it_learns_goes_back_into_the_merged_graph(
+    encoders: dict[str, Model], tmp_path: Path
+) -> None:
+    model = encoders["mails"]
+    roles = {
+        name: data.read(given(64, 20, seed, padded=True), model.signature)
+        for seed, name in enumerate(("calibrate", "train", "search"))
+    }
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "taught").mkdir()
+    context = Context(tmp_path / "merged", target(), {"calibrate": roles["calibrate"]})
+    after = techniques.get("merge-tokens").apply(model, {"percent": 20}, context)
+    distil = techniques.get("distil")
+    params = {"student": "same", "transfer": "features", "temperature": 4.0, "labels": 0.3}
+    steps = (Step(technique="merge-tokens", version=1, params={"percent": 20}),)
+    assert distil.follows(steps, params) and not distil.follows((), params)
+    learning = {name: roles[name] for name in ("train", "search")}
+    context = Context(
+        tmp_path / "taught", target(), learning, teacher=model, seconds=20.0, metric="closeness"
+    )
+    taught = distil.apply(after, params, context)
+    assert taught.meta["exporter"] == "weights" and taught.meta["distil"]["steps"] > 0
+    kinds = [
+        [node.op_type for node in graph.read(one.forms["onnx"]).graph.node]
+        for one in (after, taught)
+    ]
+    assert kinds[0] == kinds[1]
+    arrays = given(64, 20, 1, padded=True)  # what it was trained on: it has learned, or it has not
+    wanted = run(model, arrays)
+    errors = [np.square(run(one, arrays) - wanted).mean() for one in (after, taught)]
+    assert errors[1] < 0.9 * errors[0]
+
+
 def _case() -> Case:
     torch.manual_seed(0)
-    module = Encoder(pool="sum", masked=True).eval()
+    # The suite tries ids that are a thousand times as large.
+    module = Encoder(pool="sum", masked=False, words=1000 * WORDS).eval()
 
     def answer(arrays: Arrays) -> Arrays:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from strop.techniques._base import Context, Technique
 from strop.techniques.calibration import check_deadline
 from strop.techniques.fixed_batch import fixed_batch
 from strop.techniques.float_graph import float_graph
+from strop.techniques.token_merging import PREFIX
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -116,6 +117,7 @@ class NNCFINT8(Technique):
                     target_device=nncf.TargetDevice.CPU,
                     subset_size=len(items),
                     fast_bias_correction=params["bias_correction"] == "fast",
+                    ignored_scope=nncf.IgnoredScope(patterns=[f"{PREFIX}.*"], validate=False),
                     model_type=nncf.ModelType.TRANSFORMER if attention else None,
                     advanced_parameters=AdvancedQuantizationParameters(
                         overflow_fix=OverflowFix(params["overflow_fix"]),

@@ -14,7 +14,7 @@ from strop.records import Applicability, Choice, Space, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.onnx_view import GraphView, attribute, name_nodes
 from strop.techniques.token_flow import follow
-from strop.techniques.token_merging import Merging
+from strop.techniques.token_merging import PREFIX, Merging
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _SHARES = (10, 15, 20)
 _ROWS = 2
 _WEIGHED = ("MatMul", "Gemm")
-_PREFIX = "merge_tokens/"
 
 
 class MergeTokens(Technique):
@@ -55,7 +54,7 @@ class MergeTokens(Technique):
         if "onnx" not in model.forms:
             return Applicability.no("needs an ONNX form")
         proto = graph.read(model.forms["onnx"])
-        if any(node.name.startswith(_PREFIX) for node in proto.graph.node):
+        if any(node.name.startswith(PREFIX) for node in proto.graph.node):
             return Applicability.no("its tokens are merged already")
         verdict = convertible(model)
         if not verdict:
@@ -98,7 +97,7 @@ def merge(proto: ModelProto, percent: int) -> int:
     mass = None
     for number, tensor in enumerate(_points(_view(proto))):
         view = _view(proto)
-        mass = Merging(proto, view, tensor, percent, f"{_PREFIX}{number}/", mass).apply(
+        mass = Merging(proto, view, tensor, percent, f"{PREFIX}{number}/", mass).apply(
             follow(view, tensor)
         )
     proto.CopyFrom(graph.infer_shapes(proto))

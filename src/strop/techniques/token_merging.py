@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 _EMPTY = 8.0
 """Likeness, otherwise within ±1, of a token that stands for nothing (padding): it goes first."""
 _TINY, _NORM = 1e-30, 1e-6
+
+PREFIX = "merge_tokens/"
+"""Begins the names of all nodes that merge: likeness and mass are no layers to be rounded."""
 
 
 class Merging:
@@ -102,18 +106,12 @@ class Merging:
     def _merged(self, columns: Sequence[str]) -> tuple[str, list[str]]:
         """The tokens that are left, and what `columns` are for them; the first column is mass."""
         self._match(columns[0])
-        summed = self._summed(self._add("Mul", [self._tensor, columns[0]]))
-        if len(columns) == 1:
-            merged = [self._summed(columns[0])]
-        else:
-            together = self._summed(self._add("Concat", columns, axis=2))
-            bounds = [self._ints(place) for place in range(len(columns) + 1)]
-            merged = [
-                self._add("Slice", [together, bounds[at], bounds[at + 1], self._ints(2)])
-                for at in range(len(columns))
-            ]
+        merged = [self._summed(column) for column in columns]
+        row = self._add("Transpose", [columns[0]], perm=[0, 2, 1])
         floor = self._add("Max", [merged[0], self._floats(_TINY)])
-        return self._add("Div", [summed, floor], "joined"), merged
+        # Shares of at most one: an engine that rounds this product rounds no sums of many tokens.
+        shares = self._add("Div", [self._add("Mul", [self._parts, row]), floor])
+        return self._add("MatMul", [shares, self._tensor], "joined"), merged
 
     def _match(self, mass: str) -> None:
         """Which tokens become one: ``parts``, float[batch, left, token] of zeros and ones.
@@ -170,9 +168,10 @@ class Merging:
         column = self._add("Unsqueeze", [places, self._ints(2)])
         return self._cast(self._add("Equal", [column, numbers]), "FLOAT")
 
-    def _summed(self, values: str) -> str:
-        """[batch, token, any] with what is merged added up."""
-        return self._add("MatMul", [self._parts, values])
+    def _summed(self, column: str) -> str:
+        """float[batch, left, 1] of float[batch, token, 1]: no product, which might be rounded."""
+        row = self._add("Transpose", [column], perm=[0, 2, 1])
+        return self._reduced("ReduceSum", self._add("Mul", [self._parts, row]), 2, keep=True)
 
     def _taken(self, values: str, places: str, axis: int = 1) -> str:
         return self._add("Gather", [values, places], axis=axis)
@@ -219,10 +218,8 @@ class Merging:
     @staticmethod
     def _axis_of(before: Sequence[int | None], after: Sequence[int | None], axis: int) -> int:
         """Where in the input the token dimension lies that the output has at `axis`."""
-        behind = int(np.prod([size or 1 for size in after[axis + 1 :]]))
-        sizes = [
-            int(np.prod([size or 1 for size in before[at + 1 :]])) for at in range(len(before))
-        ]
+        behind = math.prod(size or 1 for size in after[axis + 1 :])
+        sizes = (math.prod(size or 1 for size in before[at + 1 :]) for at in range(len(before)))
         return max(at for at, size in enumerate(sizes) if size == behind)
 
     def _renamed(self, name: str) -> str:

@@ -52,6 +52,7 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "distil.student=narrow-0.25": (-1.1, 0.6, 0.0),
     "distil.student=narrow-0.5": (-0.5, 0.2, 0.0),
     "distil.student=shallow-0.5": (-0.2, 0.3, 0.0),
+    "distil.student=shallow-0.67": (-0.1, 1.5, 0.0),
     "distil.student=same": (0.0, -0.4, 0.0),
     "prune": (-0.7, 0.4, 20.0),
     "merge-tokens": (-0.2, 0.5, 5.0),
