@@ -177,7 +177,7 @@ def with_weights(source: onnx.ModelProto | Path, module: nn.Module) -> onnx.Mode
     proto = _normal(source)
     plain = _convert(proto, {})
     before, after = plain.state_dict(), module.state_dict()
-    if before.keys() != after.keys():
+    if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
         return None
     origins = {
         name: getattr(held, "origin", ("", False))

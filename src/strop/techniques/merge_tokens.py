@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from strop.errors import NotApplicable
@@ -10,7 +10,7 @@ from strop.models import graph, module_plan
 from strop.models.model import Model
 from strop.models.onnx_converter import convertible, form_of, to_module
 from strop.models.onnx_importer import few_examples
-from strop.records import Applicability, Choice, Space, Target
+from strop.records import Applicability, Choice, Space, Step, Target
 from strop.techniques._base import Context, Technique
 from strop.techniques.onnx_view import GraphView, attribute, name_nodes
 from strop.techniques.token_flow import follow
@@ -19,7 +19,8 @@ from strop.techniques.token_merging import PREFIX, Merging
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_SHARES = (10, 15, 20)
+_SHARES = {"all": (10, 15, 20), "first": (20, 30)}
+"""What is tried: merging takes time itself, which is better spent once where the rest is fast."""
 _ROWS = 2
 _WEIGHED = ("MatMul", "Gemm")
 
@@ -39,7 +40,9 @@ class MergeTokens(Technique):
     Parameters of the space
     -----------------------
     percent
-        Of the tokens that each block merges away, of those that the block before left.
+        Of the tokens that a block merges away, of those that the block before left.
+    blocks
+        ``all``, or the ``first`` alone.
     """
 
     name = "merge-tokens"
@@ -66,14 +69,23 @@ class MergeTokens(Technique):
         return Applicability.yes()
 
     def space(self, model: Model, target: Target) -> Space:
-        return Space(choices=(Choice(name="percent", values=_SHARES),))
+        shares = sorted({share for values in _SHARES.values() for share in values})
+        return Space(
+            choices=(
+                Choice(name="percent", values=tuple(shares)),
+                Choice(name="blocks", values=tuple(_SHARES)),
+            )
+        )
+
+    def follows(self, earlier: Sequence[Step], params: Mapping[str, Any]) -> bool:
+        return params["percent"] in _SHARES[params["blocks"]]
 
     def apply(self, model: Model, params: Mapping[str, Any], ctx: Context) -> Model:
         import numpy as np
 
         proto = graph.read(model.forms["onnx"])
-        count = merge(proto, int(params["percent"]))
-        ctx.emit(f"merges {params['percent']}% of the tokens in each of {count} blocks")
+        count = merge(proto, int(params["percent"]), str(params["blocks"]))
+        ctx.emit(f"merges {params['percent']}% of the tokens in {count} blocks, one by one")
         data = ctx.data["calibrate"]
         rows = data.inputs(np.arange(min(_ROWS, len(data))))
         # The module is held against the graph here: what cannot be trained is not proposed.
@@ -86,22 +98,31 @@ class MergeTokens(Technique):
         return Model.seal(ctx.workdir, model.signature, meta={**model.meta, **facts})
 
 
-def merge(proto: ModelProto, percent: int) -> int:
-    """Merge that share of the tokens behind each attention, in place; how many there are.
+def merge(proto: ModelProto, percent: int, blocks: str = "all") -> int:
+    """Merge that share of the tokens behind each attention, in place; behind how many it was.
+
+    Parameters
+    ----------
+    percent
+        Below 50, of the tokens that there are at each.
+    blocks
+        ``all``, or ``first`` for the first attention alone.
 
     Raises
     ------
     NotApplicable
         When there is no attention behind which all goes on with fewer tokens.
     """
+    points = _points(_view(proto))
+    if blocks == "first":
+        points = points[:1]
     mass = None
-    for number, tensor in enumerate(_points(_view(proto))):
+    for number, tensor in enumerate(points):
         view = _view(proto)
-        mass = Merging(proto, view, tensor, percent, f"{PREFIX}{number}/", mass).apply(
-            follow(view, tensor)
-        )
+        merging = Merging(proto, view, tensor, percent, f"{PREFIX}{number}/", mass)
+        mass = merging.apply(follow(view, tensor))
     proto.CopyFrom(graph.infer_shapes(proto))
-    return number + 1
+    return len(points)
 
 
 def _view(proto: ModelProto) -> GraphView:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _EMPTY = 8.0
 """Likeness, otherwise within ±1, of a token that stands for nothing (padding): it goes first."""
 _TINY, _NORM = 1e-30, 1e-6
+_TIES = (1e-6, 3.3e-6)
+"""By how much a likeness depends on the places, above what sums of float32 differ by; of the odd
+token's less than of the even one's, or the two would cancel."""
 
 PREFIX = "merge_tokens/"
 """Begins the names of all nodes that merge: likeness and mass are no layers to be rounded."""
@@ -125,7 +128,10 @@ class Merging:
         evens, odds = self._range(0, count, 2), self._range(1, count, 2)
         odd = self._add("Transpose", [self._taken(unit, odds)], perm=[0, 2, 1])
         likeness = self._add("MatMul", [self._taken(unit, evens), odd])
-        most = self._reduced("ReduceMax", likeness, -1)
+        likeness = self._add("Sub", [likeness, self._ramp(odds, _TIES[0])])
+        most = self._add(
+            "Add", [self._reduced("ReduceMax", likeness, -1), self._ramp(evens, _TIES[1])]
+        )
         full = self._add("Squeeze", [self._taken(mass, evens), self._ints(2)])
         is_empty = self._add("Less", [full, self._floats(0.5)])
         most = self._add("Where", [is_empty, self._floats(_EMPTY), most])
@@ -134,7 +140,8 @@ class Merging:
         total = self._add("Mul", [count, self._ints(self._percent)])
         gone = self._add("Div", [total, self._ints(100)])
         stays = self._add("Sub", [self._add("Shape", [evens]), gone])
-        order = self._least(most, stays)  # places among the even ones, the first token's first
+        # Places among the even ones, in their order: engines that round otherwise sort otherwise.
+        order, _ = self._ascending(self._ascending(most, stays)[1], stays)
         places = self._range(0, self._add("Shape", [evens]), 1)
         is_kept = self._reduced("ReduceMax", self._one_hot(order, places), 1)
         is_kept = self._add("Less", [self._floats(0.5), is_kept])
@@ -150,11 +157,12 @@ class Merging:
         left = self._add("Unsqueeze", [left, self._ints(2)])
         self._parts = self._cast(self._add("Equal", [left, goal]), "FLOAT")
 
-    def _least(self, values: str, count: str) -> str:
-        """int64[batch, count]: the places of the least values."""
-        return self._ascending(values, count)[1]
+    def _ramp(self, places: str, slope: float) -> str:
+        """float[·], a little more from place to place: of equals, engines take the same one."""
+        return self._add("Mul", [self._cast(places, "FLOAT"), self._floats(slope)])
 
     def _ascending(self, values: str, count: str) -> tuple[str, str]:
+        """The `count` least values along the last dimension, and their places."""
         from onnx import helper
 
         names = [f"{self._prefix}{name}{len(self._nodes)}" for name in ("least", "places")]

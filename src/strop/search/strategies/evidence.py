@@ -57,6 +57,8 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "prune": (-0.7, 0.4, 20.0),
     "merge-tokens": (-0.2, 0.5, 5.0),
     "merge-tokens.percent=15": (-0.1, 0.3, 0.0),
+    "merge-tokens.blocks=first": (0.0, -0.3, 0.0),
+    "merge-tokens.percent=30": (-0.2, 0.6, 0.0),
     "merge-tokens.percent=20": (-0.2, 0.6, 0.0),
     "qat": (-0.8, 0.4, 20.0),
 }
