@@ -28,7 +28,7 @@ sys.path.append(str(EXAMPLES))
 TOLERANCE, LENGTH = 0.02, 128
 CLAIM_ROWS, FRESH = 2_400, 600
 WINDOWS = 8  # of a mail that is trained on, at most
-TECHNIQUES = ("merge-tokens", "distil", "cleanup", "int8-static", "int8-nncf")
+TECHNIQUES = ("distil", "cleanup", "int8-static", "int8-nncf")
 RATED = {
     "WordSim-353": ("gensim/test/test_data/wordsim353.tsv", 2),
     "SimLex-999": ("gensim/test/test_data/simlex999.txt", 2),
