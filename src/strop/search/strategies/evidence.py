@@ -55,11 +55,11 @@ PRIOR: dict[str, tuple[float, float, float]] = {
     "distil.student=shallow-0.67": (-0.1, 1.5, 0.0),
     "distil.student=same": (0.0, -0.4, 0.0),
     "prune": (-0.7, 0.4, 20.0),
-    "merge-tokens": (-0.2, 0.5, 5.0),
-    "merge-tokens.percent=15": (-0.1, 0.3, 0.0),
-    "merge-tokens.blocks=first": (0.0, -0.3, 0.0),
-    "merge-tokens.percent=30": (-0.2, 0.6, 0.0),
-    "merge-tokens.percent=20": (-0.2, 0.6, 0.0),
+    "merge-tokens": (-0.05, 0.7, 5.0),
+    "merge-tokens.percent=15": (-0.1, 0.6, 0.0),
+    "merge-tokens.blocks=first": (0.05, -0.6, 0.0),
+    "merge-tokens.percent=30": (-0.15, 1.4, 0.0),
+    "merge-tokens.percent=20": (-0.15, 1.2, 0.0),
     "qat": (-0.8, 0.4, 20.0),
 }
 _SAME = {"qat.keep_float": "int8-static.keep_float"}
